@@ -37,8 +37,7 @@ def attention(
         A = \operatorname{softmax}\!\left(s\, Q K^\top\right), \qquad
         \text{out} = A V, \qquad s = 1/\sqrt{d_k}
 
-    The softmax runs over the keys and in float32 when the inputs are narrower, since a sum of
-    many small terms in bfloat16 loses the last two of its three decimal digits.
+    The softmax runs over the keys.
 
     Args:
         query: What each position looks for.
@@ -71,10 +70,9 @@ def attention(
     scores = scale * query @ key.transpose(-2, -1)
     if keep is not None:
         # The most negative finite number, not -inf: a row of -inf alone has a softmax of NaN,
-        # and NaN survives in the gradient even where its output is overwritten by zero.
+        # which the zeros below would hide in the result but not from autograd's anomaly mode.
         scores = scores.masked_fill(~keep, torch.finfo(scores.dtype).min)
-    softmax_dtype = torch.promote_types(scores.dtype, torch.float32)
-    weights = scores.softmax(dim=-1, dtype=softmax_dtype).to(value.dtype)
+    weights = scores.softmax(dim=-1)
     if keep is not None:
         weights = weights.masked_fill(~keep, 0.0)
     return weights @ value, weights
@@ -333,9 +331,7 @@ class MultiHeadAttention(nn.Module):
         else:
             weight, bias = self.qkv_proj.weight, self.qkv_proj.bias
             q_weight, kv_weight = weight.split([self.dim, 2 * self.dim])
-            q_bias, kv_bias = (
-                (None, None) if bias is None else bias.split([self.dim, 2 * self.dim])
-            )
+            q_bias, kv_bias = (None, None) if bias is None else bias.split([self.dim, 2 * self.dim])
             q = F.linear(query, q_weight, q_bias)
             kv = None if cached_context else F.linear(context, kv_weight, kv_bias)
 
@@ -407,9 +403,7 @@ class MultiHeadAttention(nn.Module):
             )
 
 
-def _check_attention_inputs(
-    query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None
-) -> None:
+def _check_attention_inputs(query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None) -> None:
     for name, given in (("query", query), ("key", key), ("value", value)):
         if given.ndim < 2:
             raise ValueError(
@@ -417,8 +411,7 @@ def _check_attention_inputs(
             )
     if query.shape[-1] != key.shape[-1]:
         raise ValueError(
-            "query and key must have the same last size: "
-            f"got {query.shape[-1]} and {key.shape[-1]}"
+            f"query and key must have the same last size: got {query.shape[-1]} and {key.shape[-1]}"
         )
     if key.shape[-2] != value.shape[-2]:
         raise ValueError(

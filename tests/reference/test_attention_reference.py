@@ -126,7 +126,10 @@ def test_equals_multihead_attention(heads, bias, context_dim, dtype, return_weig
     )
     if context_dim in (None, 24):
         torch.testing.assert_close(
-            ours.qkv_proj.weight.grad, theirs.in_proj_weight.grad, rtol=1e-5, atol=10 * close["atol"]
+            ours.qkv_proj.weight.grad,
+            theirs.in_proj_weight.grad,
+            rtol=1e-5,
+            atol=10 * close["atol"],
         )
 
 
