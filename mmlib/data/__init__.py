@@ -1,0 +1,1 @@
+"""Data: generated worlds, shipped pictures, and loaders of public formats."""
