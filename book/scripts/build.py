@@ -1,0 +1,180 @@
+"""Build the book: ``python book/scripts/build.py html|offline|pdf|gettext``.
+
+- ``html``     the site, warnings are errors: ``_build/html/index.html``
+- ``offline``  the site as one zip file that works without a server: ``_build/book-offline.zip``
+- ``pdf``      the whole book as one printable file: ``_build/book.pdf``
+- ``gettext``  the message catalogue for the Chinese edition: ``book/locale/zh_CN``
+
+Nothing runs a notebook and nothing is fetched: stored outputs are rendered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "_build"
+PROBLEM = r"\b(WARNING|ERROR|CRITICAL|\w*Error:)"
+
+
+def sphinx(builder: str) -> Path:
+    """Build with warnings as errors and say where the result is.
+
+    After a failure the cache is dropped: Sphinx warns about a page only when it reads it, so a
+    second run on the same cache would pass without the page having been mended.
+    """
+    # JupyterBook keeps one cache for all builders, and what one of them leaves there upsets
+    # the others.
+    stamp = BUILD / ".builder"
+    if not stamp.is_file() or stamp.read_text() != builder:
+        shutil.rmtree(BUILD / ".doctrees", ignore_errors=True)
+    BUILD.mkdir(exist_ok=True)
+    stamp.write_text(builder)
+    jupyter_book = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", jupyter_book, "build", str(ROOT)]
+    command += ["-W", "--keep-going", "-n"]
+    if builder != "html":
+        command += ["--builder", "custom", "--custom-builder", builder]
+    # Importing mmlib for the reference pages must neither use many cores nor open a window.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+    result = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, check=False,
+    )  # fmt: skip
+    if result.returncode:
+        shutil.rmtree(BUILD / ".doctrees", ignore_errors=True)
+        log = re.sub(r"\x1b\[[\d;]*m", "", result.stdout)  # Jupyter Book colours it regardless
+        problems = dict.fromkeys(line for line in log.splitlines() if re.search(PROBLEM, line))
+        summary = "\n".join(problems)
+        sys.exit(f"{log}\n\n{summary}\n\nThe book was not built: mend what is listed above.")
+    return BUILD / builder
+
+
+def html() -> Path:
+    """The site."""
+    return sphinx("html") / "index.html"
+
+
+def offline() -> Path:
+    """The site in one zip file, with a start page at its top."""
+    site = sphinx("html")
+    target = BUILD / "book-offline.zip"
+    partial = target.with_suffix(".partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for path in sorted(site.rglob("*")):
+            inside = path.relative_to(site)
+            # Social cards and the map of the published site mean nothing on a disk.
+            if path.is_dir() or "social_previews" in inside.parts or inside.name == ".buildinfo":
+                continue
+            if inside.name in ("sitemap.xml", "404.html", "objects.inv"):
+                continue
+            archive.write(path, Path("multimodal-llm-from-scratch") / inside)
+    partial.replace(target)
+    return target
+
+
+def pdf() -> Path:
+    """The whole book on one page, printed by headless Chromium."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        sys.exit("make pdf prints with a browser: pip install playwright")
+
+    site = sphinx("singlehtml")
+    pages = sorted(path for path in (site / "book").glob("index.html")) or [site / "index.html"]
+    target = BUILD / "book.pdf"
+    handler = functools.partial(QuietHandler, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/{pages[0].relative_to(site).as_posix()}"
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(**chromium_options())
+            page = browser.new_page()
+            page.set_default_timeout(300_000)
+            page.emulate_media(media="print", color_scheme="light")
+            page.goto(address, wait_until="load")
+            page.wait_for_selector("html[data-ready]", state="attached")
+            page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+            page.pdf(
+                path=str(target), prefer_css_page_size=True, print_background=True,
+                tagged=True, outline=True, display_header_footer=True,
+                header_template="<span></span>", footer_template=FOOTER,
+            )  # fmt: skip
+            browser.close()
+        server.shutdown()
+    return target
+
+
+FOOTER = (
+    '<div style="width:100%;font:9px system-ui;color:#5b6875;text-align:center">'
+    '<span class="pageNumber"></span></div>'
+)
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves files without writing a line for each."""
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
+
+
+def chromium_options() -> dict[str, object]:
+    """How to start a browser: the system's Chromium, else the one that Playwright brings."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    arguments = [
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-quic",
+        "--no-first-run",
+    ]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        arguments.append("--no-sandbox")  # Chromium's sandbox refuses to run as root
+    options: dict[str, object] = {"args": arguments}
+    if path:
+        options["executable_path"] = path
+    return options
+
+
+def gettext() -> Path:
+    """Extract every message, and bring the Chinese catalogue up to date with them."""
+    templates = sphinx("gettext")
+    locale = ROOT / "book" / "locale"
+    subprocess.run(
+        ["sphinx-intl", "update", "-p", str(templates), "-d", str(locale), "-l", "zh_CN", "-w", "0"],
+        cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    # The date of extraction would change every file at every run.
+    for path in locale.rglob("*.po"):
+        text = path.read_text("utf8")
+        path.write_text(re.sub(r'^"POT-Creation-Date:.*\n', "", text, flags=re.M), "utf8")
+    return locale / "zh_CN"
+
+
+COMMANDS = {"html": html, "offline": offline, "pdf": pdf, "gettext": gettext}
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description="Build the book.")
+    parser.add_argument("what", choices=COMMANDS, help="what to build")
+    result = COMMANDS[parser.parse_args().what]()
+    if result.is_file():
+        print(f"{result} ({result.stat().st_size / 1e6:.1f} MB)")
+    else:
+        print(result)
+
+
+if __name__ == "__main__":
+    main()
