@@ -11,6 +11,19 @@ A :class:`Scene` is data. Its picture, captions, boxes, graph and questions are 
 
 from mmlib.data.scenes.captions import caption, is_true, translate, word_alignment
 from mmlib.data.scenes.grammar import detokenize, tokenize, vocabulary
+from mmlib.data.scenes.motion import (
+    HEADINGS,
+    SPEEDS,
+    STOP_TIME,
+    Clip,
+    Motion,
+    clip_caption,
+    held_out_moves,
+    render_clip,
+    sample_clips,
+)
+from mmlib.data.scenes.programs import ANSWERS, Program, execute
+from mmlib.data.scenes.questions import KINDS, Question, questions
 from mmlib.data.scenes.relations import (
     DIRECTIONS,
     MARGIN,
@@ -42,6 +55,7 @@ from mmlib.data.scenes.world import (
 )
 
 __all__ = [
+    "ANSWERS",
     "BACKGROUNDS",
     "BACKGROUND_HEX",
     "COLOURS",
@@ -49,6 +63,8 @@ __all__ = [
     "DEFAULT_HOLDOUT",
     "DIRECTIONS",
     "GAP",
+    "HEADINGS",
+    "KINDS",
     "MARGIN",
     "MAX_OBJECTS",
     "OPPOSITE",
@@ -57,23 +73,35 @@ __all__ = [
     "RELATIONS",
     "SHAPES",
     "SIZES",
+    "SPEEDS",
     "SPLITS",
+    "STOP_TIME",
+    "Clip",
     "Graph",
     "Holdout",
+    "Motion",
     "Node",
     "Object",
+    "Program",
+    "Question",
     "Scene",
     "boxes",
     "caption",
+    "clip_caption",
     "detokenize",
     "direction",
+    "execute",
     "graph",
+    "held_out_moves",
     "holdout",
     "holds",
     "is_true",
     "place",
+    "questions",
     "render",
+    "render_clip",
     "sample",
+    "sample_clips",
     "tokenize",
     "translate",
     "vocabulary",

@@ -112,7 +112,7 @@ def paint(
     ]
     # How far a covered pixel moves from the background towards the object's colour.
     shift = torch.tensor(_COLOUR_RGB, dtype=work, device=device)[colour] - grounds[picture]
-    centre = objects.centre.to(device=device, dtype=work) * size
+    centre = objects.centre.to(work).to(device) * size
     canvas = grounds[:, :, None].repeat(1, 1, size * size)
     plane = torch.arange(3, device=device) * (size * size)
     for number in range(len(SHAPES) * len(SIZES)):
@@ -157,6 +157,19 @@ def pixel_noise(seeds: Tensor, size: int) -> Float[Tensor, "batch 3 height width
     return (math.sqrt(12) * (share - 0.5)).view(-1, 3, size, size)
 
 
+def add_noise(pictures: Tensor, levels: Sequence[float], seeds: Sequence[int]) -> Tensor:
+    """Pictures with :func:`pixel_noise` of the given deviations and seeds, clipped to [0, 1]."""
+    noisy = [number for number, level in enumerate(levels) if level]
+    if noisy:
+        device = pictures.device
+        seed = torch.tensor([seeds[number] for number in noisy], device=device)
+        level = torch.tensor([levels[number] for number in noisy], device=device)
+        noise = pixel_noise(seed, pictures.shape[-1]) * level[:, None, None, None]
+        where = torch.tensor(noisy, device=device)
+        pictures = pictures.index_add(0, where, noise.to(pictures.dtype))
+    return pictures.clamp(0, 1)
+
+
 def _finalise(word: Tensor) -> Tensor:
     for factor, shift in ((0x85EBCA6B, 16), (0xC2B2AE35, 13)):
         word = ((word ^ (word >> shift)) * factor) & 0xFFFFFFFF
@@ -192,13 +205,8 @@ def render(
     check_picture(size, dtype)
     scenes = [scenes] if isinstance(scenes, Scene) else list(scenes)
     pictures = paint(layout(scenes), size, device, dtype)
-    noisy = [number for number, scene in enumerate(scenes) if scene.noise]
-    if noisy:
-        seeds = torch.tensor([scenes[number].noise_seed for number in noisy], device=device)
-        level = torch.tensor([scenes[number].noise for number in noisy], device=device)
-        noise = pixel_noise(seeds, size) * level[:, None, None, None]
-        pictures[noisy] += noise.to(dtype)
-    return pictures.clamp_(0, 1)
+    levels = [scene.noise for scene in scenes]
+    return add_noise(pictures, levels, [scene.noise_seed for scene in scenes])
 
 
 def boxes(scene: Scene) -> Float[Tensor, "objects 4"]:
