@@ -10,6 +10,8 @@ that fails leaves the notebook and the ledger as they were.
 
 from __future__ import annotations
 
+import copy
+import json
 import os
 import re
 import shutil
@@ -47,7 +49,7 @@ def last_state(text: str) -> str:
 
 def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The same notebook without what differs from run to run or editor to editor."""
-    notebook = nbformat.from_dict(notebook)
+    notebook = copy.deepcopy(notebook)
     metadata = {key: value for key, value in notebook.metadata.items() if key not in NOISE}
     notebook.metadata = nbformat.from_dict(
         metadata | {"kernelspec": KERNELSPEC, "language_info": LANGUAGE_INFO}
@@ -109,8 +111,7 @@ def run(path: Path, ledger: Path = LEDGER) -> list[tuple[float, int]]:
         empty, kernels, rows = (Path(folder) / name for name in ("empty", "jupyter", "ledger"))
         empty.mkdir()
         rows.mkdir()
-        for row in ledger.glob("*.json"):
-            shutil.copy2(row, rows)
+        _copy_rows(ledger, rows, chapter=path.name[:2])
         write_kernel_spec(kernels / "kernels" / "python3")  # this Python and no other
         os.environ["JUPYTER_PATH"] = str(kernels)
         client = NotebookClient(
@@ -139,6 +140,16 @@ def run(path: Path, ledger: Path = LEDGER) -> list[tuple[float, int]]:
             if not target.exists() or target.read_text(encoding="utf-8") != text:
                 write_atomically(target, text)
     return seconds
+
+
+def _copy_rows(ledger: Path, target: Path, chapter: str) -> None:
+    """Copy the ledger, without what the notebooks of one chapter recorded when they last ran."""
+    for path in ledger.glob("*.json"):
+        if path.stem != chapter:
+            shutil.copy2(path, target)
+            continue
+        kept = [row for row in json.loads(path.read_text("utf-8")) if row["origin"] == "train"]
+        (target / path.name).write_text(json.dumps(kept), encoding="utf-8")
 
 
 def main(names: list[str]) -> int:

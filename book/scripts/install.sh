@@ -36,7 +36,8 @@ fi
 arguments=(--editable ".[${EXTRAS:-dev}]")
 [ -n "${CONSTRAINTS:-}" ] && arguments=(--constraint "$CONSTRAINTS" "${arguments[@]}")
 echo "Installing into $VENV (about 6 GB with PyTorch's CUDA build; a few minutes, once)"
-"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "${arguments[@]}" ||
+"$VENV/bin/python" -m pip install --quiet --quiet --no-compile --disable-pip-version-check \
+    "${arguments[@]}" ||
     fail "The install failed; pip's message is above. What helps most often:" \
         "  no network or a proxy:  set HTTPS_PROXY, then run the command again" \
         "  disk full:              7 GB must be free here" \

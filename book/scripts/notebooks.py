@@ -24,6 +24,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 from common import ONE_THREAD, ROOT, choose
 
@@ -103,10 +104,18 @@ def test_command(pythons: list[Path], report: Path, options: list[str]) -> list[
     return command
 
 
+class Cell(NamedTuple):
+    """How one cell ended."""
+
+    name: str
+    seconds: float
+    passed: bool
+
+
 def run(
     notebooks: list[Path], work: Path, spec: str | None = None, workers: int = WORKERS
-) -> tuple[int, dict[str, list[tuple[float, str]]]]:
-    """Run the notebooks under ``work``; pytest's status and each one's cell times.
+) -> tuple[int, dict[str, list[Cell]]]:
+    """Run the notebooks under ``work``; pytest's status, and the cells of each notebook.
 
     Args:
         notebooks: The files; each is copied alone into its own folder.
@@ -151,7 +160,7 @@ def run(
         expected = origin == "None" or Path(origin).is_relative_to(python.parents[1])
         if from_wheel and not expected:
             raise RuntimeError(f"mmlib was not the wheel's: {origin}")
-    return status, _durations(report)
+    return status, _cells(report)
 
 
 def _watched(command: list[str], folder: Path, environment: dict[str, str]) -> int:
@@ -167,23 +176,29 @@ def _watched(command: list[str], folder: Path, environment: dict[str, str]) -> i
             process.wait()
 
 
-def _durations(report: Path) -> dict[str, list[tuple[float, str]]]:
-    times: dict[str, list[tuple[float, str]]] = defaultdict(list)
+def _cells(report: Path) -> dict[str, list[Cell]]:
+    cells: dict[str, list[Cell]] = defaultdict(list)
     if report.exists():
         for case in ElementTree.parse(report).iter("testcase"):
-            notebook = case.get("classname", "").split(".")[0]
-            times[notebook].append((float(case.get("time", 0)), case.get("name", "")))
-    return times
+            passed = case.find("failure") is None and case.find("error") is None
+            cell = Cell(case.get("name", ""), float(case.get("time", 0)), passed)
+            cells[case.get("classname", "").split(".")[0]].append(cell)
+    return cells
 
 
-def table(times: dict[str, list[tuple[float, str]]]) -> str:
-    """Every chapter's duration beside its cap, and its slowest cells."""
+def table(results: dict[str, list[Cell]]) -> str:
+    """Every chapter's duration beside its cap, its slowest cells and how many failed."""
     lines = [f"{'notebook':<20} {'seconds':>8} {'cap':>5}  slowest cells"]
-    for name, cells in sorted(times.items()):
-        total, cap = sum(seconds for seconds, _ in cells), CAPS.get(name, CAP)
-        slowest = ", ".join(f"{cell} {s:.1f} s" for s, cell in sorted(cells)[:-4:-1])
-        mark = "  <-- OVER ITS CAP" if total > cap else ""
-        lines.append(f"{name:<20} {total:>8.1f} {cap:>5}  {slowest}{mark}")
+    for name, cells in sorted(results.items()):
+        total, cap = sum(cell.seconds for cell in cells), CAPS.get(name, CAP)
+        slowest = sorted(cells, key=lambda cell: -cell.seconds)[:3]
+        line = f"{name:<20} {total:>8.1f} {cap:>5}  "
+        line += ", ".join(f"{cell.name} {cell.seconds:.1f} s" for cell in slowest)
+        if total > cap:
+            line += "  <-- OVER ITS CAP"
+        if failed := sum(not cell.passed for cell in cells):
+            line += f"  <-- {failed} FAILED"
+        lines.append(line)
     return "\n".join(lines)
 
 
@@ -199,10 +214,10 @@ def main(names: list[str]) -> int:
         return 1
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="mmlib-colab-") as folder:
-        status, times = run(notebooks, Path(folder).resolve())
-    print("\n" + table(times))
+        status, results = run(notebooks, Path(folder).resolve())
+    print("\n" + table(results))
     print(f"{len(notebooks)} notebooks in {time.perf_counter() - began:.0f} s, one thread a worker")
-    missing = [path.stem for path in notebooks if path.stem not in times]
+    missing = [path.stem for path in notebooks if path.stem not in results]
     if missing:
         print(f"Not run: {', '.join(missing)}", file=sys.stderr)
     return status or int(bool(missing))
