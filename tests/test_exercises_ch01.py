@@ -1,0 +1,103 @@
+"""Checkers of chapter 01 reject the stub and typical mistakes by name, and accept other ways.
+
+The notebook's own solutions run through the checkers when the notebook runs.
+"""
+
+import pytest
+import torch
+
+from mmlib.exercises import ch01
+
+
+def weights(query, key):
+    return torch.softmax(torch.einsum("...qd,...kd->...qk", query, key) / query.size(-1) ** 0.5, -1)
+
+
+def sliding(length, window):
+    return torch.ones(length, length).tril().triu(1 - window).bool()
+
+
+def split(x, heads):
+    return torch.stack(x.chunk(heads, dim=-1), dim=1)
+
+
+def online(query, key_blocks, value_blocks):
+    scores = [query @ key.T * key.shape[-1] ** -0.5 for key in key_blocks]
+    top = torch.stack([s.amax(-1) for s in scores]).amax(0)[:, None]
+    parts = [(s - top).exp() for s in scores]
+    total = sum(part.sum(-1, keepdim=True) for part in parts)
+    return sum(part @ value for part, value in zip(parts, value_blocks, strict=True)) / total
+
+
+def overflowing(query, key_blocks, value_blocks):
+    parts = [(query @ key.T * key.shape[-1] ** -0.5).exp() for key in key_blocks]
+    total = sum(part.sum(-1, keepdim=True) for part in parts)
+    return sum(part @ value for part, value in zip(parts, value_blocks, strict=True)) / total
+
+
+def gradient(weights, value, grad_out):
+    grad = torch.einsum("...qd,...kd->...qk", grad_out, value)
+    return weights * (grad - (weights * grad).sum(-1, keepdim=True))
+
+
+RIGHT = {
+    ch01.check_attention_weights: weights,
+    ch01.check_sliding_keep: sliding,
+    ch01.check_split_heads: split,
+    ch01.check_online_attention: online,
+    ch01.check_score_gradient: gradient,
+}
+
+
+def test_every_checker_is_tested():
+    assert {check.__name__ for check in RIGHT} == set(ch01.__all__)
+
+
+@pytest.mark.parametrize("check", RIGHT, ids=lambda check: check.__name__)
+def test_right_answer_passes_and_stub_fails(check):
+    report = check(RIGHT[check])
+    assert report.passed, report.message
+    stub = check(lambda *args, **kwargs: ...)
+    assert not stub.passed and "not solved yet" in stub.message
+
+
+WRONG = [
+    (ch01.check_attention_weights, lambda q, k: weights(q, k).softmax(-2), "should be"),
+    (
+        ch01.check_attention_weights,
+        lambda q, k: (q @ k.mT / q.shape[-1] ** 0.5).softmax(-2),
+        "the softmax runs over the queries",
+    ),
+    (ch01.check_attention_weights, lambda q, k: (q @ k.mT).softmax(-1), "not divided"),
+    (ch01.check_attention_weights, lambda q, k: q @ k, "RuntimeError"),
+    (ch01.check_sliding_keep, lambda n, w: ~sliding(n, w), "True must mean"),
+    (ch01.check_sliding_keep, lambda n, w: sliding(n, w + 1), "counts the position itself"),
+    (ch01.check_sliding_keep, lambda n, w: sliding(n, w).T, "looks ahead"),
+    (ch01.check_sliding_keep, lambda n, w: sliding(n, w).float(), "dtype"),
+    (ch01.check_sliding_keep, lambda n, w: torch.ones(n, n).tril().bool(), "without a window"),
+    (
+        ch01.check_split_heads,
+        lambda x, h: x.view(x.shape[0], h, x.shape[1], -1),
+        "a plain reshape mixes positions",
+    ),
+    (
+        ch01.check_split_heads,
+        lambda x, h: torch.stack([x[..., i::h] for i in range(h)], 1),
+        "neighbouring numbers belong to one head",
+    ),
+    (
+        ch01.check_online_attention,
+        lambda q, ks, vs: sum(weights(q, k) @ v for k, v in zip(ks, vs, strict=True)) / len(ks),
+        "each block has its own softmax",
+    ),
+    (ch01.check_online_attention, overflowing, "large scores overflow"),
+    (ch01.check_score_gradient, lambda w, v, g: g @ v.mT, "still has to pass through the softmax"),
+    (ch01.check_score_gradient, lambda w, v, g: w * (g @ v.mT), "subtract the row's weighted mean"),
+]
+
+
+@pytest.mark.parametrize("check, answer, message", WRONG)
+def test_typical_mistakes_are_named(check, answer, message):
+    report = check(answer)
+    assert not report.passed
+    assert message in report.message
