@@ -22,8 +22,9 @@ from mmlib.data.scenes.motion import (
     render_clip,
     sample_clips,
 )
+from mmlib.data.scenes.pictures import boxes, render
 from mmlib.data.scenes.programs import ANSWERS, Program, execute
-from mmlib.data.scenes.questions import KINDS, Question, questions
+from mmlib.data.scenes.question import KINDS, Question, questions
 from mmlib.data.scenes.relations import (
     DIRECTIONS,
     MARGIN,
@@ -37,7 +38,6 @@ from mmlib.data.scenes.relations import (
     holds,
     place,
 )
-from mmlib.data.scenes.render import boxes, render
 from mmlib.data.scenes.sampling import sample
 from mmlib.data.scenes.splits import DEFAULT_HOLDOUT, SPLITS, Holdout, holdout
 from mmlib.data.scenes.world import (

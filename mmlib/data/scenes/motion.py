@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmlib.data.scenes.draws import Dice, check_seed
 from mmlib.data.scenes.grammar import Tree, check_language, leaf, realise, tree
-from mmlib.data.scenes.render import Layout, add_noise, check_picture, layout, paint
+from mmlib.data.scenes.pictures import Layout, add_noise, check_picture, layout, paint
 from mmlib.data.scenes.splits import SPLITS
 from mmlib.data.scenes.world import (
     COLOURS,

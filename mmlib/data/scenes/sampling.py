@@ -48,7 +48,8 @@ def sample(
         count: How many scenes.
         seed: The same seed gives the same scenes on every machine.
         split: ``"train"``: no scene contains a held-out combination; ``"test"``: every scene
-            contains at least one; ``"all"``: no matter.
+            contains at least one (and, if only triples are held out, at least two objects);
+            ``"all"``: no matter.
         holdout: The held-out combinations; by default :data:`DEFAULT_HOLDOUT`.
         objects: How many objects a scene has: a number, or the smallest and the largest.
         background: One of :data:`BACKGROUNDS`, or ``"any"`` to draw one for each scene.
@@ -73,8 +74,12 @@ def sample(
     if not 1 <= low <= high <= MAX_OBJECTS:
         raise ValueError(f"objects must be 1 <= low <= high <= {MAX_OBJECTS}: got {objects}")
     holdout = DEFAULT_HOLDOUT if holdout is None else holdout
-    if split == "test" and not (holdout.pairs or holdout.triples):
-        raise ValueError("split 'test' needs a holdout that holds something out: got an empty one")
+    if split == "test" and not holdout.pairs:
+        if not holdout.triples:
+            raise ValueError("holdout must hold something out for split 'test': got an empty one")
+        low = max(low, 2)  # a relation takes two
+        if high < low:
+            raise ValueError(f"objects must reach 2 for a test split of triples: got {objects}")
     scenes: list[Scene] = []
     for start in range(0, count, _CHUNK):
         index = np.arange(start, min(start + _CHUNK, count))

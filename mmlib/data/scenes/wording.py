@@ -120,7 +120,13 @@ RULES: dict[str, dict[str, tuple[str, str]]] = {
 
 #: The rules that each mode may use, where it may not use all of a symbol's.
 MODES: dict[str, dict[str, tuple[str, ...]]] = {
-    "canonical": {"CAPTION": ("one", "and"), "CLAUSE": ("place", "relation"), "THING": ("full",)},
+    "canonical": {
+        "CAPTION": ("one", "and"),
+        "CLAUSE": ("place", "relation"),
+        "THING": ("full",),
+        # The first of a pair is never to the right of the second.
+        "RELATION": ("left", "above", "below", "above left", "below left"),
+    },
     "free": {},
     "clip": {},
 }

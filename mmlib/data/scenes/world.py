@@ -103,7 +103,8 @@ class Scene:
     Args:
         objects: The objects.
         background: One of :data:`BACKGROUNDS`.
-        noise: Standard deviation of the pixel noise that :func:`render` adds, 0 … 0.5.
+        noise: Standard deviation, 0 … 0.5, of the uniform pixel noise that :func:`render` adds
+            before it clips to [0, 1].
         noise_seed: Which noise; two scenes that differ in nothing else differ in it only.
 
     Raises:

@@ -78,7 +78,7 @@ def layout(scenes: Sequence[Scene]) -> Layout:
     return Layout(picture, kind, colour, table[:, 3:], ground)
 
 
-def check_picture(size: int, dtype: torch.dtype) -> None:
+def check_picture(size: object, dtype: torch.dtype) -> None:
     """Raise unless pictures of this size and dtype can be drawn."""
     if isinstance(size, bool) or not isinstance(size, int) or size < 8:
         raise ValueError(f"size must be an integer of at least 8 pixels: got {size!r}")
@@ -196,7 +196,7 @@ def render(
 
     Raises:
         ValueError: If the size is below 8.
-        TypeError: If the dtype is not a floating-point type.
+        TypeError: If the dtype is not a floating-point type or a scene is not one.
 
     >>> from mmlib.data import scenes
     >>> scenes.render(scenes.sample(2, seed=0), size=32).shape
@@ -204,6 +204,9 @@ def render(
     """
     check_picture(size, dtype)
     scenes = [scenes] if isinstance(scenes, Scene) else list(scenes)
+    for scene in scenes:
+        if not isinstance(scene, Scene):
+            raise TypeError(f"scenes must be a Scene or a sequence of them: got {scene!r}")
     pictures = paint(layout(scenes), size, device, dtype)
     levels = [scene.noise for scene in scenes]
     return add_noise(pictures, levels, [scene.noise_seed for scene in scenes])
