@@ -11,11 +11,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+import train
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from mmlib import results
 from mmlib.training import (
     History,
     TrainConfig,
@@ -677,8 +679,16 @@ def mine(rows):
     return rows[distributed.rank() * size :][:size]
 
 
+def averaged(gradient):
+    """What DistributedDataParallel makes of the ranks' gradients."""
+    gradient = gradient / distributed.world_size()
+    if distributed.world_size() > 1:
+        dist.all_reduce(gradient)
+    return gradient
+
+
 def rank_work():
-    """What one process of two does; all of it in one start, which takes seconds."""
+    """What a process does; all of it in one start of two processes, which takes seconds."""
     rows = torch.randn(8, 5, generator=torch.Generator().manual_seed(1))
     out = {"rank": distributed.rank(), "world": distributed.world_size()}
     out["main"] = distributed.is_main()
@@ -687,8 +697,7 @@ def rank_work():
     loss = contrastive(tower(mine(rows)))
     loss.backward()
     out["losses"] = loss.item()
-    out["gradient"] = tower.weight.grad / distributed.world_size()
-    dist.all_reduce(out["gradient"])  # what DistributedDataParallel does
+    out["gradient"] = averaged(tower.weight.grad)
 
     if out["world"] > 1:  # gathering without gradients: the loss is right, the gradient is not
         tower = make_tower()
@@ -700,8 +709,7 @@ def rank_work():
         loss = F.cross_entropy(image @ torch.cat(parts).T / 0.1, target)
         loss.backward()
         out["wrong_loss"] = loss.item()
-        out["wrong_gradient"] = tower.weight.grad / out["world"]
-        dist.all_reduce(out["wrong_gradient"])
+        out["wrong_gradient"] = averaged(tower.weight.grad)
         try:
             distributed.all_gather(torch.ones(1 + out["rank"], 2))
         except ValueError as error:
@@ -765,3 +773,63 @@ def test_bad_input_of_distributed():
         distributed.all_gather(torch.ones(()))
     x = torch.ones(2, 3)
     assert distributed.all_gather(x) is x
+
+
+# --- make train ---------------------------------------------------------------------------------
+
+SCRIPT = """\"\"\"Train nothing, quickly.\"\"\"
+
+from mmlib import results
+
+MINUTES = 0.1
+
+
+def main():
+    results.record("07.long", 0.5, tolerance=0.1)
+"""
+
+
+@pytest.fixture
+def long_runs(tmp_path, monkeypatch):
+    for name in ("MMLIB_LEDGER", "MMLIB_LEDGER_DIR", "MMLIB_TRAINING", "MMLIB_NOTEBOOK"):
+        monkeypatch.setenv(name, "x")  # so that what the script sets is taken back
+        monkeypatch.delenv(name)
+    (tmp_path / "ch07.py").write_text(SCRIPT)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["7", "07"])
+def test_make_train_runs_and_records(long_runs, name, capsys):
+    train.run(name, folder=long_runs, ledger=long_runs / "ledger")
+    out = capsys.readouterr().out
+    assert out.startswith("Chapter 07: Train nothing, quickly.\nTakes about 0.1 minutes")
+    row = results.read(long_runs / "ledger")["07.long"]
+    assert row["origin"] == "train"
+    assert "ch07.py" in row["sources"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("8", "Chapter 08 has no long run: .* Chapters that have one: 07"),
+        ("nothing", "CHAPTER must name a chapter: got 'nothing'"),
+    ],
+)
+def test_make_train_without_a_long_run(long_runs, name, says):
+    with pytest.raises(train.CannotTrain, match=says):
+        train.run(name, folder=long_runs)
+
+
+@pytest.mark.parametrize("missing", ["MINUTES = 0.1", "def main", '"""Train nothing, quickly."""'])
+def test_a_long_run_says_what_it_is(long_runs, missing):
+    (long_runs / "ch07.py").write_text(
+        SCRIPT.replace(missing, {"def main": "def other"}.get(missing, ""))
+    )
+    with pytest.raises(train.CannotTrain, match=r"ch07\.py must have a docstring"):
+        train.run("7", folder=long_runs)
+
+
+def test_make_train_on_the_command_line(capsys):
+    assert train.main([]) == 2
+    assert train.main(["no such chapter"]) == 2
+    assert "CHAPTER must name a chapter" in capsys.readouterr().err

@@ -1,0 +1,169 @@
+"""Speed and peak memory of the library beside its peers: ``make bench``, alone on the machine.
+
+A bench test takes the fixture ``side_by_side``, names its contestants, and may be strict::
+
+    def test_attention(side_by_side):
+        table = side_by_side("self-attention", {"mmlib": ours, "torch": theirs})
+        assert table.ratio("mmlib", "torch") < 1.1          # time
+        assert table.memory("mmlib") < 1.1 * table.memory("torch")
+
+Contestants take turns, so that a busy moment of the machine hits all of them, and the ratio is the
+median of the ratios within a turn. The tables come at the end of the run.
+"""
+
+import ctypes
+import gc
+import os
+import platform
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from mmlib import machine
+
+_tables: list[str] = []
+
+
+class Table:
+    """What was measured of each contestant."""
+
+    def __init__(self, title: str, seconds: dict[str, list[float]], memory: dict[str, float]):
+        self.title, self._seconds, self._memory = title, seconds, memory
+
+    def seconds(self, name: str) -> float:
+        """The median time of one call."""
+        return statistics.median(self._seconds[name])
+
+    def ratio(self, name: str, other: str) -> float:
+        """How many times as long ``name`` takes as ``other``; below 1 is faster."""
+        pairs = zip(self._seconds[name], self._seconds[other], strict=True)
+        return statistics.median(a / b for a, b in pairs)
+
+    def memory(self, name: str) -> float:
+        """The most MiB that a call held on top of what was there before it."""
+        return self._memory[name]
+
+    def __str__(self) -> str:
+        first = next(iter(self._seconds))
+        lines = [self.title, f"  {'':24}{'median':>12}{'time':>9}{'peak memory':>15}"]
+        for name in self._seconds:
+            times = f"{self.ratio(name, first):.2f} ×"
+            milliseconds, peak = (
+                f"{self.seconds(name) * 1e3:.3f} ms",
+                f"{self.memory(name):.1f} MiB",
+            )
+            lines.append(f"  {name:24}{milliseconds:>12}{times:>9}{peak:>15}")
+        return "\n".join(lines)
+
+
+@pytest.fixture
+def side_by_side(benchmark):
+    """Measure contestants against each other; see the module."""
+    benchmark.pedantic(lambda: None)  # pytest-benchmark only runs what uses its fixture
+
+    def measure(
+        title: str, contestants: Mapping[str, Callable[[], object]], rounds: int = 30
+    ) -> Table:
+        for function in contestants.values():  # warm up: kernels, caches, lazy imports
+            for _ in range(3):
+                function()
+        slowest = max(_time(function, 1) for function in contestants.values())
+        calls = max(1, round(0.005 / slowest))  # a sample takes milliseconds, not microseconds
+        seconds: dict[str, list[float]] = {name: [] for name in contestants}
+        gc.collect()
+        gc.disable()
+        try:
+            for turn in range(rounds):
+                names = list(contestants) if turn % 2 else list(contestants)[::-1]
+                for name in names:
+                    seconds[name].append(_time(contestants[name], calls))
+        finally:
+            gc.enable()
+        memory = {name: peak_memory(function) for name, function in contestants.items()}
+        table = Table(title, seconds, memory)
+        _tables.append(str(table))
+        return table
+
+    return measure
+
+
+def _time(function: Callable[[], object], calls: int) -> float:
+    _synchronise()
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    _synchronise()
+    return (time.perf_counter() - start) / calls
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def peak_memory(function: Callable[[], object]) -> float:
+    """MiB that a call holds at most, on top of what the process (or the GPU) held before."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    if platform.libc_ver()[0] == "glibc":  # give free memory back, so that using it again shows
+        ctypes.CDLL(None).malloc_trim(0)
+    reset = Path("/proc/self/clear_refs")
+    if sys.platform == "linux" and reset.exists():
+        before = _status("VmRSS")
+        reset.write_text("5")  # the kernel's peak starts anew
+        function()
+        return max(0.0, _status("VmHWM") - before)
+    return _sampled_peak(function)
+
+
+def _status(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise ValueError(f"the kernel reports no {field}")
+
+
+def _sampled_peak(function: Callable[[], object]) -> float:
+    """Elsewhere the memory is looked at every millisecond: a lower bound."""
+    process, done = psutil.Process(), threading.Event()
+    before = peak = process.memory_info().rss
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.001):
+            peak = max(peak, process.memory_info().rss)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    function()
+    done.set()
+    thread.join()
+    return (peak - before) / 2**20
+
+
+def pytest_sessionstart():
+    """``make bench`` may use the threads that it says; the other tests use one."""
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print the tables after everything else."""
+    if _tables:
+        terminalreporter.section(f"side by side ({machine.describe()})")
+        for table in _tables:
+            terminalreporter.write_line(f"\n{table}")
