@@ -20,7 +20,14 @@ from packaging.specifiers import SpecifierSet
 from torch import nn
 from torch.utils.data import default_collate
 
+from mmlib.attention import attention
+
 ERRATA = Path(__file__).parents[1] / "book" / "errata.md"
+ABOUT_THE_PAGE = {
+    "test_page_and_tests_agree",
+    "test_entries_are_complete",
+    "test_entries_are_counted",
+}
 CHECKED = re.compile(r"`(test_\w+)`")
 
 
@@ -43,7 +50,7 @@ def entries() -> dict[str, str]:
 def test_page_and_tests_agree():
     named = set(CHECKED.findall(ERRATA.read_text(encoding="utf8")))
     tests = {name for name in globals() if name.startswith("test_")}
-    assert named | {"test_page_and_tests_agree", "test_entries_are_complete"} == tests
+    assert named | ABOUT_THE_PAGE == tests
 
 
 def test_entries_are_complete():
@@ -58,6 +65,14 @@ def test_entries_are_complete():
         assert "**Here:**" in text, f"{name} does not say where it is put right"
         quotation = re.search(r"^> (.+)(?:\n> (.+))?\n(?!>)", text, flags=re.M)
         assert quotation, f"{name} has no quotation of at most two lines"
+
+
+def test_entries_are_counted():
+    page = ERRATA.read_text(encoding="utf8")
+    table = dict(re.findall(r"^\| ([a-z ]+) \| (\d+) \|", page, flags=re.M))
+    kinds = [re.match(r".+\*\* \(.+, (.+?)\)\n", text)[1] for text in entries().values()]
+    counted = {kind: str(kinds.count(kind)) for kind in set(kinds)}
+    assert table == counted | {"all": str(len(kinds))}
 
 
 # Document 000
@@ -166,8 +181,11 @@ def listing_001_attention(query, key, value, units=8):
 def test_listing_001_attends_over_the_batch():
     text, image = torch.randn(2, 8), torch.randn(2, 8)  # one vector each, as pooled features are
     before = listing_001_attention(text, image, image)
+    right_before, _ = attention(text[:, None], image[:, None], image[:, None])
     image[1] = torch.randn(8)  # another example's picture
     assert not torch.allclose(before[0], listing_001_attention(text, image, image)[0])
+    right, _ = attention(text[:, None], image[:, None], image[:, None])
+    assert torch.equal(right_before[0], right[0])
 
 
 def test_listing_001_has_unbound_names():
