@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import http.server
 import os
 import re
@@ -22,7 +23,8 @@ import threading
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from common import ROOT
+
 BUILD = ROOT / "_build"
 PROBLEM = r"\b(WARNING|ERROR|CRITICAL|\w*Error:)"
 
@@ -33,16 +35,11 @@ def sphinx(builder: str) -> Path:
     After a failure the cache is dropped: Sphinx warns about a page only when it reads it, so a
     second run on the same cache would pass without the page having been mended.
     """
-    # JupyterBook keeps one cache for all builders, and what one of them leaves there upsets
-    # the others.
-    stamp = BUILD / ".builder"
-    if not stamp.is_file() or stamp.read_text() != builder:
-        shutil.rmtree(BUILD / ".doctrees", ignore_errors=True)
-    BUILD.mkdir(exist_ok=True)
-    stamp.write_text(builder)
+    # Each builder has its own folder: in one cache they would upset each other.
+    output = ROOT if builder == "html" else BUILD / builder
     jupyter_book = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", jupyter_book, "build", str(ROOT)]
-    command += ["-W", "--keep-going", "-n"]
+    command += ["--path-output", str(output), "-W", "--keep-going", "-n"]
     if builder != "html":
         command += ["--builder", "custom", "--custom-builder", builder]
     # Importing mmlib for the reference pages must neither use many cores nor open a window.
@@ -52,22 +49,42 @@ def sphinx(builder: str) -> Path:
         text=True, check=False,
     )  # fmt: skip
     if result.returncode:
-        shutil.rmtree(BUILD / ".doctrees", ignore_errors=True)
+        shutil.rmtree(output / "_build" / ".doctrees", ignore_errors=True)
         log = re.sub(r"\x1b\[[\d;]*m", "", result.stdout)  # Jupyter Book colours it regardless
         problems = dict.fromkeys(line for line in log.splitlines() if re.search(PROBLEM, line))
         summary = "\n".join(problems)
         sys.exit(f"{log}\n\n{summary}\n\nThe book was not built: mend what is listed above.")
-    return BUILD / builder
+    return output / "_build" / builder
 
 
 def html() -> Path:
-    """The site."""
-    return sphinx("html") / "index.html"
+    """The site. When nothing has changed since it was built, nothing is done."""
+    index = BUILD / "html" / "index.html"
+    stamp = BUILD / "html.stamp"
+    before = fingerprint()
+    if not (index.is_file() and stamp.is_file() and stamp.read_text() == before):
+        stamp.unlink(missing_ok=True)
+        sphinx("html")
+        stamp.write_text(before)  # of before the build: an edit made meanwhile is built next time
+    return index
+
+
+def fingerprint() -> str:
+    """One hash of the name, size and time of every file that the site is made of."""
+    inputs = [ROOT / "_config.yml", ROOT / "_toc.yml"]
+    for folder in ("book", "chapters", "mmlib"):
+        inputs += (path for path in (ROOT / folder).rglob("*") if path.is_file())
+    lines = []
+    for path in sorted(inputs):
+        if "__pycache__" not in path.parts and ".ipynb_checkpoints" not in path.parts:
+            stat = path.stat()
+            lines.append(f"{path.relative_to(ROOT)} {stat.st_size} {stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join([sys.version, *lines]).encode()).hexdigest()
 
 
 def offline() -> Path:
     """The site in one zip file, with a start page at its top."""
-    site = sphinx("html")
+    site = html().parent
     target = BUILD / "book-offline.zip"
     partial = target.with_suffix(".partial")
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
@@ -91,20 +108,20 @@ def pdf() -> Path:
         sys.exit("make pdf prints with a browser: pip install playwright")
 
     site = sphinx("singlehtml")
-    pages = sorted(path for path in (site / "book").glob("index.html")) or [site / "index.html"]
+    # Sphinx writes the page where the book's root document is, with links that start at the top.
+    (site / "book" / "index.html").replace(site / "index.html")
     target = BUILD / "book.pdf"
     handler = functools.partial(QuietHandler, directory=str(site))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/{pages[0].relative_to(site).as_posix()}"
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(**chromium_options())
             page = browser.new_page()
             page.set_default_timeout(300_000)
             page.emulate_media(media="print", color_scheme="light")
-            page.goto(address, wait_until="load")
+            page.goto(f"http://127.0.0.1:{server.server_port}/index.html", wait_until="load")
             page.wait_for_selector("html[data-ready]", state="attached")
-            page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+            page.evaluate(PREPARE_PRINT)
             page.pdf(
                 path=str(target), prefer_css_page_size=True, print_background=True,
                 tagged=True, outline=True, display_header_footer=True,
@@ -114,6 +131,17 @@ def pdf() -> Path:
         server.shutdown()
     return target
 
+
+# On paper nothing unfolds, and every page of the site starts a new one.
+PREPARE_PRINT = """() => {
+  for (const fold of document.querySelectorAll("details")) fold.open = true;
+  for (const start of document.querySelectorAll(".bd-article span[id^='document-']")) {
+    start.nextElementSibling?.classList.add("print-page");
+  }
+  for (const title of document.querySelectorAll("#jb-print-docs-body h2")) {
+    title.textContent = "Contents";
+  }
+}"""
 
 FOOTER = (
     '<div style="width:100%;font:9px system-ui;color:#5b6875;text-align:center">'
@@ -151,10 +179,10 @@ def gettext() -> Path:
     """Extract every message, and bring the Chinese catalogue up to date with them."""
     templates = sphinx("gettext")
     locale = ROOT / "book" / "locale"
-    subprocess.run(
-        ["sphinx-intl", "update", "-p", str(templates), "-d", str(locale), "-l", "zh_CN", "-w", "0"],
-        cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    sphinx_intl = "from sphinx_intl.commands import main; main()"
+    command = [sys.executable, "-c", sphinx_intl, "update", "-w", "0", "-l", "zh_CN"]
+    command += ["-p", str(templates), "-d", str(locale)]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     # The date of extraction would change every file at every run.
     for path in locale.rglob("*.po"):
         text = path.read_text("utf8")

@@ -1,0 +1,300 @@
+"""The book in a real browser: every page, in light and in dark, on a desk and on a phone.
+
+The pages are opened one after the other in one window, and everything is looked at on the way;
+the tests then ask what was seen. That keeps a book of forty pages within a few minutes.
+``NO_BROWSER=1`` leaves these tests out.
+"""
+
+import functools
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from common import ROOT, toc_files
+
+if os.environ.get("NO_BROWSER", "") not in ("", "0"):
+    pytest.skip("NO_BROWSER is set", allow_module_level=True)
+
+PAGES = toc_files()
+# Elements that reach past the window, though none of their ancestors scrolls or cuts them off.
+OVERFLOWING = """() => {
+  const width = document.documentElement.clientWidth, found = [];
+  for (const element of document.querySelectorAll(".bd-article *, .bd-header-article *")) {
+    const box = element.getBoundingClientRect();
+    if (box.width === 0 || box.right <= width + 1) continue;
+    let held = false;
+    for (let parent = element.parentElement; parent; parent = parent.parentElement) {
+      if (getComputedStyle(parent).overflowX !== "visible" &&
+          parent.getBoundingClientRect().right <= width + 1) { held = true; break; }
+    }
+    if (!held) found.push(element.tagName + "." + element.getAttribute("class") + ": " +
+                          element.textContent.trim().slice(0, 40));
+  }
+  if (document.documentElement.scrollWidth > width) found.push("the page itself");
+  return found.slice(0, 5);
+}"""
+# TeX that MathJax left as it was, outside code.
+RAW_MATHS = """() => [...document.querySelectorAll(".bd-article .math")]
+  .filter(one => !one.querySelector("mjx-container") || one.querySelector("mjx-merror"))
+  .map(one => one.textContent.trim().slice(0, 60))"""
+FINDINGS = """async () => (await axe.run(document, {resultTypes: ["violations"]})).violations
+  .filter(one => ["serious", "critical"].includes(one.impact))
+  .map(one => one.id + ": " + one.nodes.slice(0, 3)
+    .map(node => node.html.slice(0, 120) + " | " + node.failureSummary.slice(0, 240)).join(" ;; "))"""
+
+
+@dataclass
+class Seen:
+    """What was seen of one page."""
+
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    maths: int = 0
+    raw_maths: list[str] = field(default_factory=list)
+    overflow: list[str] = field(default_factory=list)
+    axe: dict[str, list[str]] = field(default_factory=dict)
+
+
+@functools.cache
+def axe_source() -> str:
+    """axe-core's script, out of the package that ships it."""
+    import axe_playwright_python
+
+    folder = Path(axe_playwright_python.__file__).parent
+    return next(folder.rglob("axe.min.js")).read_text("utf8")
+
+
+@pytest.fixture(scope="module")
+def page(browser, book_url: str) -> Iterator:
+    """One window. Requests that leave the local server are noted and refused."""
+    context = browser.new_context(
+        viewport={"width": 1280, "height": 900},
+        color_scheme="light",
+        reduced_motion="reduce",
+        permissions=["clipboard-read", "clipboard-write"],
+    )
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    yield page
+    context.close()
+
+
+def open_page(page, url: str) -> None:
+    """Open a page and wait until its fonts and its mathematics stand."""
+    page.goto(url)
+    page.wait_for_selector("html[data-ready]", state="attached")
+
+
+def set_theme(page, theme: str) -> None:
+    """What the theme's own button does, without walking through its three states."""
+    page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+
+
+@pytest.fixture(scope="module")
+def seen(page, book_url: str) -> dict[str, Seen]:
+    """Every page of the contents, looked at once."""
+    all_seen = {name: Seen() for name in PAGES}
+    current = Seen()
+    page.on("console", lambda m: current.errors.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda error: current.errors.append(str(error)))
+    page.on("request", lambda request: current.requests.append(request.url))
+
+    def guard(route) -> None:
+        inside = route.request.url.startswith((book_url, "data:", "blob:"))
+        route.continue_() if inside else route.abort()
+
+    page.route("**/*", guard)
+    for name in PAGES:
+        current = all_seen[name]
+        page.set_viewport_size({"width": 1280, "height": 900})
+        open_page(page, f"{book_url}{name}.html")
+        current.maths = page.locator(".bd-article mjx-container").count()
+        current.raw_maths = page.evaluate(RAW_MATHS)
+        page.evaluate(axe_source())
+        for theme in ("light", "dark"):
+            set_theme(page, theme)
+            current.axe[theme] = page.evaluate(FINDINGS)
+        page.set_viewport_size({"width": 390, "height": 844})
+        current.overflow = page.evaluate(OVERFLOWING)
+    page.unroute("**/*")
+    page.set_viewport_size({"width": 1280, "height": 900})
+    return all_seen
+
+
+# ---- Every page -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_mathematics_is_rendered(seen: dict[str, Seen], book_html: Path, name: str):
+    html = (book_html / f"{name}.html").read_text("utf8")
+    formulas = len(re.findall(r'class="math notranslate', html))
+    assert seen[name].raw_maths == []
+    assert seen[name].maths >= formulas
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_console_is_quiet(seen: dict[str, Seen], name: str):
+    assert seen[name].errors == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_request_leaves_the_server(seen: dict[str, Seen], book_url: str, name: str):
+    assert seen[name].requests, "nothing was recorded"
+    outside = [u for u in seen[name].requests if not u.startswith((book_url, "data:", "blob:"))]
+    assert outside == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_overflows_on_a_phone(seen: dict[str, Seen], name: str):
+    assert seen[name].overflow == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_nothing_serious(seen: dict[str, Seen], name: str, theme: str):
+    assert seen[name].axe[theme] == []
+
+
+def test_the_looks_would_see_a_fault(page, seen: dict[str, Seen], book_url: str):
+    """A page with every fault on purpose: each look must find its own."""
+    open_page(page, f"{book_url}{PAGES[0]}.html")
+    page.evaluate(axe_source())
+    page.evaluate("""() => {
+      const fault = document.createElement("div");
+      fault.innerHTML = '<div style="width: 3000px">wide</div><span class="math">\\\\(x\\\\)</span>' +
+        '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw="><p style="color: #ccc">pale</p>';
+      document.querySelector(".bd-article").append(fault);
+    }""")
+    assert page.evaluate(RAW_MATHS) == ["\\(x\\)"]
+    assert any("wide" in one for one in page.evaluate(OVERFLOWING))
+    found = " ".join(page.evaluate(FINDINGS))
+    assert "image-alt" in found
+    assert "color-contrast" in found
+
+
+# ---- What a reader does -----------------------------------------------------------------------
+
+
+def search(page, word: str) -> list[str]:
+    """The titles that the search page finds for a word."""
+    page.wait_for_selector("#search-results ul.search li a")
+    page.wait_for_function("!document.querySelector('#search-progress')?.textContent.includes('…')")
+    return page.locator("#search-results ul.search li > a").all_inner_texts()
+
+
+def test_search_finds_a_word_in_its_chapter(page, seen: dict[str, Seen], book_url: str):
+    page.goto(f"{book_url}search.html?q=softmax")
+    assert any("attention" in title.lower() for title in search(page, "softmax"))
+
+
+def test_the_search_box_opens_by_keyboard(page, seen: dict[str, Seen], book_url: str):
+    open_page(page, f"{book_url}{PAGES[0]}.html")
+    page.keyboard.press("Control+k")
+    box = page.locator("dialog[open] input[type=search], #pst-search-dialog input").first
+    box.fill("softmax")
+    box.press("Enter")
+    page.wait_for_url("**/search.html?q=softmax*")
+
+
+def test_dark_mode_toggles_and_figures_follow(page, seen: dict[str, Seen], book_url: str):
+    open_page(page, f"{book_url}chapters/01_attention.html")
+    ink = """() => {
+      const text = document.querySelector('.drawing svg [style*="--figure-ink"]');
+      return text && getComputedStyle(text).fill + getComputedStyle(text).stroke;
+    }"""
+    paper = "() => getComputedStyle(document.body).backgroundColor"
+    states = set()
+    for _ in range(3):  # auto, light, dark
+        page.locator(".theme-switch-button:visible").first.click()
+        theme = page.evaluate("document.documentElement.dataset.theme")
+        states.add((theme, page.evaluate(ink), page.evaluate(paper)))
+    themes = {theme for theme, *_ in states}
+    assert themes == {"light", "dark"}
+    assert len(states) == 2, "one look for each theme"
+    (_, light_ink, light_paper), (_, dark_ink, dark_paper) = sorted(states, reverse=True)
+    assert light_ink is not None
+    assert light_ink != dark_ink
+    assert light_paper != dark_paper
+
+
+def test_the_copy_button_copies_the_code(page, seen: dict[str, Seen], book_url: str):
+    open_page(page, f"{book_url}chapters/01_attention.html")
+    cell = page.locator("div.cell_input div.highlight").first
+    cell.hover()
+    cell.locator("button.copybtn").click()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied.strip() == cell.locator("pre").inner_text().strip()
+
+
+def test_a_chapter_opens_in_colab_and_downloads(page, seen: dict[str, Seen], book_url: str):
+    open_page(page, f"{book_url}chapters/01_attention.html")
+    hrefs = page.eval_on_selector_all("a[href]", "links => links.map(link => link.href)")
+    colab = [href for href in hrefs if href.startswith("https://colab.research.google.com/")]
+    assert colab
+    assert colab[0].endswith("/blob/main/chapters/01_attention.ipynb")
+    notebook = next(href for href in hrefs if href.endswith(".ipynb") and "_sources" in href)
+    response = page.request.get(notebook)
+    assert response.ok
+    assert json.loads(response.text())["nbformat"] == 4
+
+
+def test_chapters_lead_to_each_other(page, seen: dict[str, Seen], book_url: str):
+    open_page(page, f"{book_url}chapters/01_attention.html")
+    page.locator("a.right-next").click()
+    page.wait_for_url("**/chapters/02_transformer.html")
+    page.locator("a.left-prev").click()
+    page.wait_for_url("**/chapters/01_attention.html")
+
+
+def test_solutions_are_folded_and_unfold(page, seen: dict[str, Seen], book_url: str):
+    open_page(page, f"{book_url}chapters/01_attention.html")
+    solutions = page.locator(".tag_exercise-solution details")
+    assert solutions.count() >= 4
+    assert page.locator(".tag_exercise-solution details[open]").count() == 0
+    assert "@title" not in page.locator(".bd-article").inner_text()
+    solutions.first.locator("summary").click()
+    assert solutions.first.locator("pre").is_visible()
+
+
+def test_a_missing_page_gives_the_books_own(page, seen: dict[str, Seen], book_url: str):
+    response = page.goto(f"{book_url}chapters/no/such/page.html")
+    assert response.status == 404
+    assert "not found" in page.locator("h1").inner_text().lower()
+    home = page.locator(".navbar-brand").get_attribute("href")
+    assert page.request.get(page.evaluate(f"new URL('{home}', location).href")).ok
+    loaded = "[...document.styleSheets].some(sheet => sheet.href?.includes('book.css'))"
+    assert page.evaluate(loaded)
+
+
+@pytest.mark.skipif("MMLIB_BOOK_HTML" in os.environ, reason="the book was built elsewhere")
+def test_the_offline_book_works_from_a_disk(browser, book_html: Path, tmp_path: Path):
+    from build import offline
+
+    with zipfile.ZipFile(offline()) as archive:
+        archive.extractall(tmp_path)
+    top = tmp_path / "multimodal-llm-from-scratch"
+    context = browser.new_context()
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto((top / "index.html").as_uri())
+    page.wait_for_url("**/book/index.html")
+    open_page(page, (top / "chapters" / "01_attention.html").as_uri())
+    assert page.locator("mjx-container").count() > 0
+    page.goto((top / "search.html").as_uri() + "?q=softmax")
+    assert any("attention" in title.lower() for title in search(page, "softmax"))
+    assert errors == []
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in requests)
+    context.close()
+
+
+def test_the_tests_look_at_the_book_of_this_repository():
+    assert (ROOT / "_toc.yml").is_file()
+    assert "chapters/01_attention" in PAGES
