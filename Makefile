@@ -65,8 +65,8 @@ train: $(READY) ## the long run of one chapter: checkpoint, card, ledger rows (C
 		$(PY) $(S)/train.py $(CHAPTER)
 
 bench: $(READY) ## speed and memory side by side with peers (run it alone on the machine)
-	@OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 \
-		$(PY) -m pytest tests/bench --benchmark-only --benchmark-columns=min,median,iqr,rounds
+	@OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 MMLIB_NO_SHAPES=1 \
+		$(PY) -m pytest tests/bench --benchmark-disable
 
 lint: $(READY) ## check style and format of code and notebooks
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .

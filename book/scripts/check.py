@@ -43,13 +43,13 @@ def stages() -> list[Stage]:
     scripts = ROOT / "book" / "scripts"
     tests = [*PYTEST, "tests", "--ignore=tests/bench", f"--ignore={BROWSER}", "-n", "2"]
     # The shape checks wrap functions, and doctest passes over wrapped functions.
-    doctests = [*PYTEST, "mmlib", "--doctest-modules", "-q"]
+    doctests = [*PYTEST, "mmlib", "--doctest-modules"]
     return [
         Stage("book", [sys.executable, str(scripts / "build.py"), "html"]),
-        Stage("tests", [*tests, "-q", "--durations=8", "--durations-min=5"]),
+        Stage("tests", [*tests, "--durations=8", "--durations-min=5"]),
         Stage("doctests", doctests, {"MMLIB_NO_SHAPES": "1"}),
         Stage("notebooks", [sys.executable, str(scripts / "notebooks.py")]),
-        Stage("browser", [*PYTEST, BROWSER, "-q"]),
+        Stage("browser", [*PYTEST, BROWSER]),
     ]
 
 

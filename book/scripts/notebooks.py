@@ -97,7 +97,7 @@ def versions(python: Path) -> dict[str, str]:
 def test_command(pythons: list[Path], report: Path, options: list[str]) -> list[str]:
     """The pytest command: one worker an environment, a notebook never split over two."""
     command = [str(pythons[0]), "-m", "pytest", "--nbval-lax", "--nbval-current-env"]
-    command += [f"--nbval-cell-timeout={CELL_TIMEOUT}", f"--junitxml={report}", "-q"]
+    command += [f"--nbval-cell-timeout={CELL_TIMEOUT}", f"--junitxml={report}"]
     command += ["--dist", "loadscope", *options]
     for python in pythons:
         command += ["--tx", f"popen//python={python}"]
