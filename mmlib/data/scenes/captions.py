@@ -95,26 +95,27 @@ def _join(clauses: list[Tree], joints: list[str]) -> Tree:
 
 
 def _free(scene: Scene, dice: Dice) -> Tree:
-    # Half of the descriptions are full, so that free captions still tell much.
-    def thing(item: Object) -> Tree:
-        return _thing(item, "full" if dice.below(2) else dice.choice(_SPARE))
-
     objects = dice.shuffled(scene.objects)
     clauses = []
     while objects:
         first = objects.pop()
         if objects and dice.below(3):
-            clauses.append(_free_pair(first, objects.pop(), thing, dice))
+            clauses.append(_free_pair(first, objects.pop(), dice))
         elif dice.below(4):
             form = dice.choice(("place", "there place", "place first"))
             spot = leaf("PLACE", place(first))
-            clauses.append(tree("CLAUSE", form, THING=thing(first), PLACE=spot))
+            clauses.append(tree("CLAUSE", form, THING=_free_thing(first, dice), PLACE=spot))
         else:
-            clauses.append(tree("CLAUSE", "alone", THING=thing(first)))
+            clauses.append(tree("CLAUSE", "alone", THING=_free_thing(first, dice)))
     return _join(clauses, [dice.choice(("and", "semicolon")) for _ in clauses[1:]])
 
 
-def _free_pair(first: Object, second: Object, thing, dice: Dice) -> Tree:
+def _free_thing(item: Object, dice: Dice) -> Tree:
+    # Half of the descriptions are full, so that free captions still tell much.
+    return _thing(item, "full" if dice.below(2) else dice.choice(_SPARE))
+
+
+def _free_pair(first: Object, second: Object, dice: Dice) -> Tree:
     """A clause about two objects; of two relations that hold it tells one or both."""
     forms = ("relation", "there relation", "relation first", "with", "pair")
     form = dice.choice(forms)
@@ -123,7 +124,9 @@ def _free_pair(first: Object, second: Object, thing, dice: Dice) -> Tree:
     extra = {"pair": {}, "with": {"SIDE": leaf("SIDE", word)}}.get(
         form, {"RELATION": leaf("RELATION", word)}
     )
-    return tree("CLAUSE", form, THING1=thing(first), THING2=thing(second), **extra)
+    return tree(
+        "CLAUSE", form, THING1=_free_thing(first, dice), THING2=_free_thing(second, dice), **extra
+    )
 
 
 def is_true(caption: str, scene: Scene, language: str = "en") -> bool:
@@ -159,21 +162,27 @@ def is_true(caption: str, scene: Scene, language: str = "en") -> bool:
             break
         node = node["CAPTION"]
 
-    def fits(objects: tuple[Object, ...]) -> bool:
-        return (
-            all(
-                all(getattr(item, name) == word for name, word in thing.items())
-                for item, thing in zip(objects, things, strict=True)
-            )
-            and all(place(objects[at]) == word for at, word in places)
-            and all(
-                holds(word, objects[first], objects[second])
-                for words, first, second in relations
-                for word in words.split()
-            )
-        )
+    return any(
+        _fits(objects, things, places, relations)
+        for objects in permutations(scene.objects, len(things))
+    )
 
-    return any(fits(objects) for objects in permutations(scene.objects, len(things)))
+
+def _fits(objects, things, places, relations) -> bool:
+    """Whether all that was said holds if the things are these objects, in this order."""
+    return (
+        all(
+            getattr(item, name) == word
+            for item, thing in zip(objects, things, strict=True)
+            for name, word in thing.items()
+        )
+        and all(place(objects[at]) == word for at, word in places)
+        and all(
+            holds(word, objects[first], objects[second])
+            for words, first, second in relations
+            for word in words.split()
+        )
+    )
 
 
 def _read_clause(clause: Tree, things: list, places: list, relations: list) -> None:

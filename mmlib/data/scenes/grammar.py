@@ -45,6 +45,17 @@ def _side(symbol: str, rule: str, language: str) -> tuple[tuple[str, str | None]
     return tuple(parts)
 
 
+@cache
+def _starts(symbol: str, language: str) -> dict[str | None, tuple[str, ...]]:
+    """The rules of a symbol by the word they start with; under None those that start with none."""
+    found: dict[str | None, tuple[str, ...]] = {}
+    for rule in RULES[symbol]:
+        word, kind = _side(symbol, rule, language)[0]
+        first = None if kind else word
+        found[first] = (*found.get(first, ()), rule)
+    return found
+
+
 def leaf(symbol: str, rule: str) -> Tree:
     """The tree of a rule without symbols, e.g. ``leaf("COLOUR", "red")``."""
     return Tree(symbol, rule)
@@ -63,16 +74,7 @@ def check_language(language: object) -> None:
 
 def spans(root: Tree, language: str) -> list[tuple[str, tuple[str, ...]]]:
     """The words of a tree, each with the path of slots that it came through."""
-    found: list[tuple[str, tuple[str, ...]]] = []
-
-    def walk(node: Tree, path: tuple[str, ...]) -> None:
-        for part, kind in _side(node.symbol, node.rule, language):
-            if kind:
-                walk(node[part], (*path, part))
-            else:
-                found.append((part, path))
-
-    walk(root, ())
+    found = list(_walk(root, language, ()))
     if language == "en":
         found = [
             ("an" if word == "a" and after[0][0] in _VOWELS else word, path)
@@ -80,6 +82,14 @@ def spans(root: Tree, language: str) -> list[tuple[str, tuple[str, ...]]]:
             if word != "a" or after[0]
         ]
     return found
+
+
+def _walk(root: Tree, language: str, path: tuple[str, ...]):
+    for part, kind in _side(root.symbol, root.rule, language):
+        if kind:
+            yield from _walk(root[part], language, (*path, part))
+        else:
+            yield part, path
 
 
 def realise(root: Tree, language: str) -> str:
@@ -215,34 +225,48 @@ def parse(caption: str, language: str, symbol: str = "CAPTION") -> Tree:
     """
     tokens = tokenize(caption, language)
     plain = ["a" if word == "an" else word for word in tokens]
-    seen: dict[tuple[str, int], list[tuple[int, Tree]]] = {}
-
-    def read(kind: str, start: int) -> list[tuple[int, Tree]]:
-        """Every (end, tree) such that the tree of this kind covers start … end."""
-        if (kind, start) not in seen:
-            seen[kind, start] = [
-                (end, tree(kind, rule, **children))
-                for rule in RULES[kind]
-                for end, children in follow(_side(kind, rule, language), start)
-            ]
-        return seen[kind, start]
-
-    def follow(parts, start: int) -> list[tuple[int, dict[str, Tree]]]:
-        """Every (end, subtrees) such that the parts of a right-hand side cover start … end."""
-        states: list[tuple[int, dict[str, Tree]]] = [(start, {})]
-        for part, kind in parts:
-            if kind is None:
-                states = [(at + 1, kids) for at, kids in states if plain[at : at + 1] == [part]]
-            else:
-                states = [
-                    (end, {**kids, part: child})
-                    for at, kids in states
-                    for end, child in read(kind, at)
-                ]
-        return states
-
-    for end, root in read(symbol, 0):
+    for end, root in _Reader(plain, language).read(symbol, 0):
         # Written out again it must be the same: "a" and "an" each in their places.
         if end == len(tokens) and realise(root, language) == caption:
             return root
     raise ValueError(f"caption must be a sentence of the grammar: got {caption!r}")
+
+
+class _Reader:
+    """Finds every tree over a part of a sentence; each part is read once (a chart parser)."""
+
+    def __init__(self, words, language):
+        self.words, self.language = words, language
+        self.seen = {}
+
+    def read(self, symbol, start):
+        """Every (end, tree) such that the tree of this symbol covers start … end."""
+        if (symbol, start) not in self.seen:
+            starts = _starts(symbol, self.language)
+            word = self.words[start] if start < len(self.words) else ""
+            self.seen[symbol, start] = [
+                (end, tree(symbol, rule, **children))
+                for rule in (*starts.get(word, ()), *starts.get(None, ()))
+                for end, children in self.follow(_side(symbol, rule, self.language), start)
+            ]
+        return self.seen[symbol, start]
+
+    def follow(self, parts, start):
+        """Every (end, subtrees) such that the parts of a right-hand side cover start … end."""
+        states = [(start, {})]
+        for part, kind in parts:
+            if kind is None:
+                states = [
+                    (at + 1, children)
+                    for at, children in states
+                    if at < len(self.words) and self.words[at] == part
+                ]
+            else:
+                states = [
+                    (end, {**children, part: child})
+                    for at, children in states
+                    for end, child in self.read(kind, at)
+                ]
+            if not states:
+                break
+        return states
