@@ -7,15 +7,15 @@ A bench test takes the fixture ``side_by_side``, names its contestants, and may 
         assert table.ratio("mmlib", "torch") < 1.1          # time
         assert table.memory("mmlib") < 1.1 * table.memory("torch")
 
-Contestants take turns, so that a busy moment of the machine hits all of them, and the ratio is the
-median of the ratios within a turn. The tables come at the end of the run.
+Contestants take turns, so that a busy moment of the machine hits all of them, and the fastest of
+many short samples counts, which is the one that was disturbed least. The tables come at the end of
+the run, with a warning when the machine was doing other work.
 """
 
 import ctypes
 import gc
 import os
 import platform
-import statistics
 import sys
 import threading
 import time
@@ -38,13 +38,12 @@ class Table:
         self.title, self._seconds, self._memory = title, seconds, memory
 
     def seconds(self, name: str) -> float:
-        """The median time of one call."""
-        return statistics.median(self._seconds[name])
+        """The time of one call, the fastest that was seen."""
+        return min(self._seconds[name])
 
     def ratio(self, name: str, other: str) -> float:
         """How many times as long ``name`` takes as ``other``; below 1 is faster."""
-        pairs = zip(self._seconds[name], self._seconds[other], strict=True)
-        return statistics.median(a / b for a, b in pairs)
+        return self.seconds(name) / self.seconds(other)
 
     def memory(self, name: str) -> float:
         """The most MiB that a call held on top of what was there before it."""
@@ -52,7 +51,7 @@ class Table:
 
     def __str__(self) -> str:
         first = next(iter(self._seconds))
-        lines = [self.title, f"  {'':24}{'median':>12}{'time':>9}{'peak memory':>15}"]
+        lines = [self.title, f"  {'':24}{'fastest':>12}{'time':>9}{'peak memory':>15}"]
         for name in self._seconds:
             times = f"{self.ratio(name, first):.2f} ×"
             milliseconds, peak = (
@@ -69,13 +68,15 @@ def side_by_side(benchmark):
     benchmark.pedantic(lambda: None)  # pytest-benchmark only runs what uses its fixture
 
     def measure(
-        title: str, contestants: Mapping[str, Callable[[], object]], rounds: int = 30
+        title: str, contestants: Mapping[str, Callable[[], object]], rounds: int | None = None
     ) -> Table:
         for function in contestants.values():  # warm up: kernels, caches, lazy imports
             for _ in range(3):
                 function()
         slowest = max(_time(function, 1) for function in contestants.values())
-        calls = max(1, round(0.005 / slowest))  # a sample takes milliseconds, not microseconds
+        calls = max(1, round(0.003 / slowest))  # a sample takes milliseconds, not microseconds
+        # About a second for each contestant.
+        rounds = rounds or min(200, max(20, round(1 / (calls * slowest))))
         seconds: dict[str, list[float]] = {name: [] for name in contestants}
         gc.collect()
         gc.disable()
@@ -164,6 +165,11 @@ def pytest_sessionstart():
 def pytest_terminal_summary(terminalreporter):
     """Print the tables after everything else."""
     if _tables:
+        load, cores = psutil.getloadavg()[0], os.cpu_count() or 1
         terminalreporter.section(f"side by side ({machine.describe()})")
+        if load > cores + 0.5:
+            terminalreporter.write_line(
+                f"The machine is busy (load {load:.1f} on {cores} cores): do not trust these."
+            )
         for table in _tables:
             terminalreporter.write_line(f"\n{table}")
