@@ -251,7 +251,7 @@ def render_clip(
 
     Raises:
         ValueError: If the size or the number of frames is too small.
-        TypeError: If the dtype is not a floating-point type.
+        TypeError: If the dtype is not a floating-point type or a clip is not one.
 
     >>> render_clip(sample_clips(2, seed=0), frames=8).shape
     torch.Size([2, 8, 3, 32, 32])
@@ -260,6 +260,9 @@ def render_clip(
     if isinstance(frames, bool) or not isinstance(frames, int) or frames < 2:
         raise ValueError(f"frames must be an integer of at least 2: got {frames!r}")
     clips = [clips] if isinstance(clips, Clip) else list(clips)
+    for clip in clips:
+        if not isinstance(clip, Clip):
+            raise TypeError(f"clips must be a Clip or a sequence of them: got {clip!r}")
     scenes = [clip.scene for clip in clips]
     start = layout(scenes)
     motions = [motion for clip in clips for motion in clip.motions]

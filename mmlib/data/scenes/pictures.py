@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmlib.data.scenes.shapes import DISTANCE, EXTENT
+from mmlib.data.scenes.shapes import EXTENT, signed_distance
 from mmlib.data.scenes.world import (
     BACKGROUND_HEX,
     BACKGROUNDS,
@@ -120,14 +120,14 @@ def paint(
         if not len(chosen):
             continue
         radius = RADIUS[SIZES[number % 2]] * size
-        # The object, half a pixel of soft edge on both sides, and one for its place on the grid.
-        side = min(math.ceil(2 * radius) + 2, size)
+        # The pixels that may be covered have their centres within the radius and half a pixel.
+        side = min(math.ceil(2 * radius) + 1, size)
         middle = centre[chosen]
-        corner = (middle - side / 2).round().clamp(0, size - side)
+        corner = (middle - radius).floor().clamp(0, size - side)
         steps = torch.arange(side, device=device)
         offset = (corner - middle)[:, :, None] + (steps + 0.5)
         x, y = (offset / radius)[:, 0, None, :], (offset / radius)[:, 1, :, None]
-        distance = DISTANCE[SHAPES[number // 2]](*torch.broadcast_tensors(x, y)) * radius
+        distance = signed_distance(SHAPES[number // 2], *torch.broadcast_tensors(x, y)) * radius
         coverage = (0.5 - distance).clamp(0, 1).flatten(1)
         first = (corner[:, 1] * size + corner[:, 0]).long() + picture[chosen] * (3 * size * size)
         pixel = (steps[:, None] * size + steps).flatten()

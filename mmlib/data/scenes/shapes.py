@@ -90,6 +90,23 @@ DISTANCE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ring": ring,
 }
 
+
+def signed_distance(shape: str, x: Tensor, y: Tensor) -> Tensor:
+    """The distance from a shape's edge, in units of its radius, negative inside.
+
+    Args:
+        shape: One of :data:`SHAPES`.
+        x: Coordinates to the right of the centre, in units of the radius.
+        y: Coordinates below it, of the same shape.
+
+    Returns:
+        The distances.
+    """
+    # Beyond a sharp tip the lines along its sides seem near still; the unit square does not.
+    box = torch.maximum(x.abs(), y.abs()) - 1
+    return torch.maximum(DISTANCE[shape](x, y), box)
+
+
 _HEART_WIDE = (1 / math.sqrt(2) + 1) * HEART_SIDE / 2
 #: Left, top, right and bottom edge of each shape, in units of the radius.
 EXTENT = {
