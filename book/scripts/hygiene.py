@@ -192,7 +192,8 @@ def exercises(notebook: NotebookNode) -> list[str]:
                 problems.append(f"cell {stub}: its solution is not folded (tag hide-input)")
             if not re.match(r"# ?@title", solution.source):
                 problems.append(f"cell {stub}: its solution does not begin with # @title (Colab)")
-            if not re.search(r"assert\b.*\bcheck_\w+\(", solution.source):
+            asserted = re.search(r"^assert\b", solution.source, re.MULTILINE)
+            if not asserted or not re.search(r"\bcheck_\w+\(", solution.source):
                 problems.append(f"cell {stub}: its solution does not assert the checker's verdict")
     return problems
 

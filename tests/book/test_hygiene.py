@@ -239,6 +239,10 @@ def solution_unchecked(nb):
     nb.cells[6].source = "# @title Solution\nexercises.ch01.check_x(1)"
 
 
+def solution_that_asserts_something_else(nb):
+    nb.cells[6].source = "# @title Solution\nassert True"
+
+
 FLAWS = {
     hygiene.valid: [bad_format],
     hygiene.unique_ids: [same_id, no_id],
@@ -269,6 +273,7 @@ FLAWS = {
         open_solution,
         solution_without_title,
         solution_unchecked,
+        solution_that_asserts_something_else,
     ],
 }
 
