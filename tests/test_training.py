@@ -609,6 +609,16 @@ def test_a_write_that_dies_leaves_the_old_file(tmp_path, monkeypatch):
         save_state({"step": 2}, path)
     assert load_state(path) == {"step": 1}
     assert os.listdir(tmp_path) == ["state"]
+    monkeypatch.undo()
+
+    def cannot_rename(old, new):
+        raise PowerCut
+
+    monkeypatch.setattr(os, "replace", cannot_rename)
+    with pytest.raises(PowerCut):
+        save_state({"step": 3}, path)
+    assert load_state(path) == {"step": 1}
+    assert os.listdir(tmp_path) == ["state"]
 
 
 def test_a_state_holds_no_code(tmp_path):
