@@ -23,6 +23,7 @@ import threading
 import zipfile
 from pathlib import Path
 
+from chromium import chromium_options
 from common import ROOT
 
 BUILD = ROOT / "_build"
@@ -61,25 +62,32 @@ def html() -> Path:
     """The site. When nothing has changed since it was built, nothing is done."""
     index = BUILD / "html" / "index.html"
     stamp = BUILD / "html.stamp"
-    before = fingerprint()
-    if not (index.is_file() and stamp.is_file() and stamp.read_text() == before):
-        stamp.unlink(missing_ok=True)
-        sphinx("html")
-        stamp.write_text(before)  # of before the build: an edit made meanwhile is built next time
+    names, state = fingerprint()
+    last = stamp.read_text().split() if stamp.is_file() and index.is_file() else ["", ""]
+    if last == [names, state]:
+        return index
+    stamp.unlink(missing_ok=True)
+    if last[0] != names:  # what was built of a file that is gone must go too
+        shutil.rmtree(BUILD / "html", ignore_errors=True)
+        shutil.rmtree(BUILD / ".doctrees", ignore_errors=True)
+    sphinx("html")
+    stamp.write_text(f"{names} {state}")  # of before: an edit made meanwhile is built next time
     return index
 
 
-def fingerprint() -> str:
-    """One hash of the name, size and time of every file that the site is made of."""
+def fingerprint() -> tuple[str, str]:
+    """Two hashes of what the site is made of: of the names, and of the sizes and times."""
     inputs = [ROOT / "_config.yml", ROOT / "_toc.yml"]
     for folder in ("book", "chapters", "mmlib"):
         inputs += (path for path in (ROOT / folder).rglob("*") if path.is_file())
-    lines = []
+    names, states = [sys.version], []
     for path in sorted(inputs):
-        if "__pycache__" not in path.parts and ".ipynb_checkpoints" not in path.parts:
+        if not {"__pycache__", ".ipynb_checkpoints", "locale"} & set(path.parts):
             stat = path.stat()
-            lines.append(f"{path.relative_to(ROOT)} {stat.st_size} {stat.st_mtime_ns}")
-    return hashlib.sha256("\n".join([sys.version, *lines]).encode()).hexdigest()
+            names.append(str(path.relative_to(ROOT)))
+            states.append(f"{stat.st_size} {stat.st_mtime_ns}")
+    first, second = (hashlib.sha256("\n".join(lines).encode()) for lines in (names, states))
+    return first.hexdigest(), second.hexdigest()
 
 
 def offline() -> Path:
@@ -154,25 +162,6 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
     def log_message(self, *arguments: object) -> None:
         """Say nothing."""
-
-
-def chromium_options() -> dict[str, object]:
-    """How to start a browser: the system's Chromium, else the one that Playwright brings."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    arguments = [
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--disable-quic",
-        "--no-first-run",
-    ]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        arguments.append("--no-sandbox")  # Chromium's sandbox refuses to run as root
-    options: dict[str, object] = {"args": arguments}
-    if path:
-        options["executable_path"] = path
-    return options
 
 
 def gettext() -> Path:

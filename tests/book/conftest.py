@@ -73,7 +73,7 @@ def book_url(book_html: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def browser():
     """The system's Chromium, else Playwright's own; a failure says what to install."""
-    from build import chromium_options
+    from chromium import chromium_options
     from playwright.sync_api import Error, sync_playwright
 
     with sync_playwright() as playwright:

@@ -18,7 +18,16 @@
     }
   }
 
+  // The theme's buttons that unfold a part of the contents have no name.
+  function nameButtons() {
+    for (const button of document.querySelectorAll(".bd-links details > summary")) {
+      const title = button.closest("li")?.querySelector("a")?.textContent.trim();
+      if (!button.textContent.trim()) button.setAttribute("aria-label", `Pages of ${title}`);
+    }
+  }
+
   window.addEventListener("load", async () => {
+    nameButtons();
     await document.fonts.ready;
     await window.MathJax?.startup?.promise;
     reachable();
@@ -26,3 +35,8 @@
     new ResizeObserver(reachable).observe(document.querySelector(".bd-article") ?? document.body);
   });
 })();
+
+// Read from a disk, the search may not open other pages to quote from them.
+if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined") {
+  DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+}

@@ -110,8 +110,16 @@ def keep_colons(
         lines.insert(0, "\\")
 
 
+def skip_aliases(
+    app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object
+) -> bool | None:
+    """Leave out the entries that Python makes for a named tuple's fields: they say nothing."""
+    return True if (getattr(obj, "__doc__", "") or "").startswith("Alias for field") else None
+
+
 def register(app: Sphinx) -> None:
     """Add the lists, the resolver, after Sphinx's own, and the mending of comments, before Napoleon."""
     app.connect("source-read", list_modules)
     app.connect("missing-reference", resolve)
+    app.connect("autodoc-skip-member", skip_aliases)
     app.connect("autodoc-process-docstring", keep_colons, priority=100)

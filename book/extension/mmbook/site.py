@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,30 @@ def clean_scripts(
             seen.add(key)
             kept.append(script)
     context["script_files"] = kept
+    context["css_files"] = [
+        sheet for sheet in context.get("css_files", []) if "thebe" not in str(sheet.filename)
+    ]
+
+
+# Sphinx sets long signatures as description lists without a term, docutils gives a list of
+# citations a role that its children lack: screen readers announce both wrongly.
+SIGNATURE = re.compile(r"<dl>\n((?:<dd>(?:(?!</?d[ld]>).)*</dd>\n)+)</dl>", re.DOTALL)
+
+
+def mend_structure(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object
+) -> None:
+    """Mend what Sphinx and docutils write in a form that screen readers stumble over."""
+    body = context.get("body") or ""
+
+    def lines(match: re.Match[str]) -> str:
+        inside = match[1].replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
+        return f'<span class="sig-lines">\n{inside}</span>'
+
+    body = SIGNATURE.sub(lines, body)
+    context["body"] = body.replace(
+        '<div role="list" class="citation-list">', '<div class="citation-list">'
+    )
 
 
 def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
@@ -91,4 +116,5 @@ def register(app: Sphinx) -> None:
     """Connect the handlers; the addresses go first because other extensions read them."""
     app.connect("config-inited", set_addresses, priority=100)
     app.connect("html-page-context", clean_scripts, priority=900)
+    app.connect("html-page-context", mend_structure, priority=900)
     app.connect("build-finished", copy_mathjax)
