@@ -168,7 +168,7 @@ def _scene() -> str:
 
 def _clip() -> str:
     said = [scenes.clip_caption(clip_at(CLIP), language) for language in ("en", "zh")]
-    return f"> {said[0]}\n>\n> {said[1]}"
+    return f"| English | Chinese |\n|---|---|\n| {said[0]} | {said[1]} |"
 
 
 def filled(text: str) -> str:
