@@ -81,6 +81,6 @@ def _without_docstrings(source: str) -> str:
 
 def _numbers(version: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in version.split(".")[:2])
+        return tuple(int(part) for part in version.split("."))
     except ValueError:
         raise ValueError(f"version must look like '0.1': got {version!r}") from None

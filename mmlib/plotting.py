@@ -104,7 +104,8 @@ _STYLE = {
 def use_style() -> None:
     """Set the book's style for every matplotlib figure that follows."""
     for colour_map in (SEQUENTIAL, DIVERGING):
-        matplotlib.colormaps.register(colour_map, force=True)
+        if colour_map.name not in matplotlib.colormaps:
+            matplotlib.colormaps.register(colour_map)
     matplotlib.rcParams.update(_STYLE)
 
 
