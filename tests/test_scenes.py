@@ -185,6 +185,7 @@ def digest(things):
             "c85998c4c194bec65a2f91bb3620ca40a2fbc54fb210f33c78307e34632294c8",
         ),
     ],
+    ids=["all", "train", "test"],
 )
 def test_the_same_seed_gives_the_same_scenes_everywhere(options, expected):
     assert digest(scenes.sample(100, seed=0, **options)) == expected
