@@ -108,7 +108,10 @@ def test_captions_tell_all_motions_apart():
 
 def test_the_same_seed_gives_the_same_clips_everywhere():
     clips = scenes.sample_clips(50, seed=0, objects=(1, 3))
-    assert hashlib.sha256(repr(clips).encode()).hexdigest() == "a688df721f0be7fd4e2472b65091bf0c2c8a177b4450ecb9ea65d171d9a5b2ba"
+    assert (
+        hashlib.sha256(repr(clips).encode()).hexdigest()
+        == "a688df721f0be7fd4e2472b65091bf0c2c8a177b4450ecb9ea65d171d9a5b2ba"
+    )
     assert scenes.sample_clips(20, seed=0, objects=(1, 3)) == clips[:20]
 
 
