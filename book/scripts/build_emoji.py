@@ -85,7 +85,6 @@ def rows(pictures: tarfile.TarFile, words: tarfile.TarFile) -> list[dict]:
         language: {plain(e["hexcode"]): e for e in json.loads(read(words, f"{language}/data.json"))}
         for language in ("en", "zh")
     }
-    # Skin-tone swatches have no subgroup of their own among the base emoji.
     subgroups = json.loads(read(words, "meta/groups.json"))["subgroups"]
     result = []
     for entry in json.loads(read(pictures, "emoji.json")):
