@@ -15,8 +15,11 @@ References:
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from mmlib.cache import KVCache
+from mmlib.masks import causal_keep, padding_keep
 
 __all__ = ["KVCache", "MultiHeadAttention", "attention", "causal_keep", "padding_keep"]
 
@@ -76,124 +79,6 @@ def attention(
     if keep is not None:
         weights = weights.masked_fill(~keep, 0.0)
     return weights @ value, weights
-
-
-def causal_keep(
-    query_length: int, key_length: int | None = None, device: torch.device | str | None = None
-) -> Bool[Tensor, "query_length key_length"]:
-    r"""Mask in which no position sees a later one, aligned to the end.
-
-    Query :math:`i` of :math:`T_q` is position :math:`i + T_k - T_q` of the sequence, so that a
-    mask for the last few queries is the last few rows of the full mask. PyTorch's ``is_causal``
-    aligns to the start, which is wrong as soon as a cache holds earlier keys.
-
-    Args:
-        query_length: Number of queries, at least 1.
-        key_length: Number of keys, at least ``query_length``; equal to it by default.
-        device: Where the mask is made.
-
-    Raises:
-        ValueError: lengths below 1, or fewer keys than queries.
-
-    >>> causal_keep(2, 4).int()
-    tensor([[1, 1, 1, 0],
-            [1, 1, 1, 1]], dtype=torch.int32)
-    """
-    key_length = query_length if key_length is None else key_length
-    if query_length < 1 or key_length < query_length:
-        raise ValueError(
-            "causal_keep wants 1 <= query_length <= key_length: "
-            f"got query_length={query_length}, key_length={key_length}"
-        )
-    keep = torch.ones(query_length, key_length, dtype=torch.bool, device=device)
-    return keep.tril(diagonal=key_length - query_length)
-
-
-def padding_keep(
-    lengths: Int[Tensor, " batch"], length: int | None = None
-) -> Bool[Tensor, "batch length"]:
-    """Mask of the real tokens in a padded batch.
-
-    Args:
-        lengths: Number of real tokens in each row; they come first.
-        length: Padded length, the longest row by default.
-
-    Raises:
-        TypeError: ``lengths`` does not hold integers.
-        ValueError: ``lengths`` is empty or not one-dimensional, or a row is negative or longer
-            than ``length``.
-
-    >>> padding_keep(torch.tensor([3, 1])).int()
-    tensor([[1, 1, 1],
-            [1, 0, 0]], dtype=torch.int32)
-    """
-    if lengths.is_floating_point() or lengths.dtype == torch.bool:
-        raise TypeError(f"lengths must hold integers: got {lengths.dtype}")
-    if lengths.ndim != 1 or lengths.numel() == 0:
-        raise ValueError(
-            f"lengths must be one-dimensional and not empty: got shape {tuple(lengths.shape)}"
-        )
-    longest, shortest = int(lengths.max()), int(lengths.min())
-    length = longest if length is None else length
-    if shortest < 0 or longest > length:
-        raise ValueError(
-            f"lengths must lie between 0 and length={length}: got {shortest} to {longest}"
-        )
-    return torch.arange(length, device=lengths.device) < lengths[:, None]
-
-
-class KVCache:
-    """Keys and values of the positions that one attention layer has already seen.
-
-    Decoding one token at a time with a cache projects only the new token: the keys and values of
-    the earlier ones do not change, because causal attention never lets them see a later token.
-
-    The cache grows by concatenation. That copies what is there at each step, and the attention
-    step that follows reads the same memory once more, so a preallocated buffer would save less
-    than half of the traffic and would not be differentiable.
-
-    Attributes:
-        key: Tensor ``(batch, heads, length, head_dim)``, or None while empty.
-        value: The same for the values.
-    """
-
-    def __init__(self) -> None:
-        self.key: Tensor | None = None
-        self.value: Tensor | None = None
-
-    def __len__(self) -> int:
-        """Number of positions held."""
-        return 0 if self.key is None else self.key.shape[-2]
-
-    def append(
-        self,
-        key: Float[Tensor, "batch heads new_length head_dim"],
-        value: Float[Tensor, "batch heads new_length head_dim"],
-    ) -> tuple[
-        Float[Tensor, "batch heads length head_dim"], Float[Tensor, "batch heads length head_dim"]
-    ]:
-        """Add new positions at the end and return all of them.
-
-        Raises:
-            ValueError: batch, heads or head size differ from what is held.
-        """
-        if self.key is None or self.value is None:
-            self.key, self.value = key, value
-        else:
-            held, new = self.key.shape, key.shape
-            if (held[:2], held[3]) != (new[:2], new[3]):
-                raise ValueError(
-                    "key must have the batch, heads and head_dim of the cache: "
-                    f"got {tuple(new)}, the cache holds {tuple(held)}"
-                )
-            self.key = torch.cat([self.key, key], dim=-2)
-            self.value = torch.cat([self.value, value], dim=-2)
-        return self.key, self.value
-
-    def select(self, rows: Int[Tensor, " new_batch"]) -> None:
-        """Keep these rows of the batch, in this order: beam search follows the best beams."""
-        if self.key is not None and self.value is not None:
-            self.key, self.value = self.key[rows], self.value[rows]
 
 
 class MultiHeadAttention(nn.Module):
@@ -286,7 +171,7 @@ class MultiHeadAttention(nn.Module):
                 ``(batch, heads, queries, keys)``; a size of 1 is broadcast. With a cache,
                 ``keys`` counts the cached positions too.
             causal: Let no position see a later one; aligned to the end (see
-                :func:`causal_keep`). Combines with ``keep``.
+                :func:`~mmlib.masks.causal_keep`). Combines with ``keep``.
             cache: In self-attention, keys and values of earlier positions, to which this call's
                 are added. In cross-attention the first call fills it, and later calls use it
                 instead of projecting ``context`` again.

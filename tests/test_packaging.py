@@ -350,6 +350,7 @@ def imports(path: Path) -> set[str]:
 LAYERS = [
     ["fingerprint", "machine", "notebook"],
     ["results", "metrics", "data", "training"],
+    ["masks", "cache"],
     ["attention"],
     ["positions", "block", "decoding", "transformer"],
     ["encoders"],
