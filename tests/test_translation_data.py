@@ -38,7 +38,7 @@ def test_test_captions_hold_a_combination_that_training_captions_lack():
         return [{(w[i + 2], w[i + 3]) for i, a in enumerate(w) if a == "a"} for w, _ in pairs]
 
     train = set().union(*combinations(caption_pairs(3000, seed=1, split="train")))
-    held_out = {pair for pair in scenes.DEFAULT_HOLDOUT.pairs}
+    held_out = set(scenes.DEFAULT_HOLDOUT.pairs)
     assert len(train) == 64 - len(held_out) and not train & held_out
     assert all(c & held_out for c in combinations(caption_pairs(300, seed=1, split="test")))
 

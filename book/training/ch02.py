@@ -1,6 +1,7 @@
 """Train the caption translator and its ablations, three seeds each.
 
-Every variant sees the same captions for the same number of steps; only the named part differs.
+Every variant is trained for the same number of steps, and only the named part differs. All see
+captions of one to three objects, but for the last, which sees four, too.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from mmlib.decoding import TransformerDecoding, greedy
 from mmlib.training import TrainConfig, fit
 from mmlib.transformer import EncoderDecoder
 
-MINUTES = 8
+MINUTES = 7
 SEEDS = (0, 1, 2)
 
 ENGLISH = Vocabulary(scenes.vocabulary("en", "canonical"))
@@ -46,6 +47,7 @@ VARIANTS = {
     "one_head": {"heads": 1},
     "one_layer": {"layers": 1},
     "post_norm": {"norm_first": False},
+    "four_objects": {"objects": (1, 4)},
 }
 
 
@@ -77,11 +79,13 @@ def exact_match(model: EncoderDecoder, pairs: list) -> float:
 
 def main() -> None:
     """Train every variant with every seed and record the means, the worst and the details."""
-    train = caption_pairs(8000, seed=1, split="train")
-    batches = length_batches(train, ENGLISH, CHINESE, batch_size=64, seed=0)
     held_out = caption_pairs(500, seed=2, split="test")
     by_objects = {n: caption_pairs(200, seed=3, split="test", objects=n) for n in (1, 2, 3, 4)}
-    for name, change in VARIANTS.items():
+    for name, changes in VARIANTS.items():
+        change = dict(changes)
+        objects = change.pop("objects", (1, 3))
+        train = caption_pairs(8000, seed=1, split="train", objects=objects)
+        batches = length_batches(train, ENGLISH, CHINESE, batch_size=64, seed=0)
         scores, details = [], {n: [] for n in by_objects}
         for seed in SEEDS:
             with torch.random.fork_rng():
@@ -91,7 +95,7 @@ def main() -> None:
                 model,
                 loss_fn,
                 batches,
-                TrainConfig(steps=400, learning_rate=4e-3, warmup=40, seed=seed, progress=False),
+                TrainConfig(steps=300, learning_rate=4e-3, warmup=30, seed=seed, progress=False),
             )
             scores.append(exact_match(model, held_out))
             for n, pairs in by_objects.items():
@@ -111,7 +115,7 @@ def main() -> None:
             metric=f"exact match on held-out captions, {name.replace('_', ' ')}, worst of 3 seeds",
             tolerance=2 * tolerance,
         )
-        if name in ("full", "no_positions"):
+        if name in ("full", "no_positions", "four_objects"):
             for n, values in details.items():
                 results.record(
                     f"02.{name}_{n}_objects",
