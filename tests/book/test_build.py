@@ -37,7 +37,9 @@ LOADS = {
 # Links of a page's head that only name another page.
 NAMES_ONLY = {"canonical", "next", "prev", "search", "index", "author", "copyright", "license"}
 EXTERNAL = re.compile(r"^\s*(?:https?:)?//", re.IGNORECASE)
-CSS_LOAD = re.compile(r"""(?:url\(\s*["']?|@import\s+["'])((?:https?:)?//[^"')\s]+)""", re.IGNORECASE)
+CSS_LOAD = re.compile(
+    r"""(?:url\(\s*["']?|@import\s+["'])((?:https?:)?//[^"')\s]+)""", re.IGNORECASE
+)
 
 
 class Page(HTMLParser):

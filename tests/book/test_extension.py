@@ -45,9 +45,9 @@ def test_an_inlined_figure_is_named_and_sized():
     assert root.get("width") is None
     assert "--figure-width: 96px" in root.get("style")
     untitled = SVG.replace("<title>A line</title>", "")
-    assert ElementTree.fromstring(figures.inline(untitled, "p", alt="A dot")).get(
-        "aria-label"
-    ) == ("A dot")
+    assert ElementTree.fromstring(figures.inline(untitled, "p", alt="A dot")).get("aria-label") == (
+        "A dot"
+    )
 
 
 def test_ink_and_paper_become_variables_and_data_colours_stay():

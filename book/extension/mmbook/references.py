@@ -81,21 +81,21 @@ def resolve(
             app.builder, node["refdoc"], entry.docname, entry.node_id, shown, found[0]
         )
     # A constant, field or type variable that exists but has no entry: shown, not linked.
-    return shown if exists(package or node.get("py:module"), node.get("py:class"), name) else None
+    module = package or str(node.get("py:module") or "")
+    scopes = (module, module.rpartition(".")[0])
+    return shown if any(exists(scope, node.get("py:class"), name) for scope in scopes) else None
 
 
-def exists(module: str | None, owner: str | None, name: str) -> bool:
+def exists(module: str, owner: str | None, name: str) -> bool:
     """Whether a module of the library, or a class in it, has this attribute."""
-    if not module or not module.startswith("mmlib"):
+    if not module.startswith("mmlib"):
         return False
     try:
         scope = importlib.import_module(module)
     except ImportError:
         return False
     cls = getattr(scope, owner or "", None)
-    return (
-        hasattr(scope, name) or hasattr(cls, name) or name in getattr(cls, "__annotations__", {})
-    )
+    return hasattr(scope, name) or hasattr(cls, name) or name in getattr(cls, "__annotations__", {})
 
 
 def keep_colons(
