@@ -202,7 +202,8 @@ def test_the_looks_would_see_a_fault(page, seen: dict[str, Seen], book_url: str)
     page.evaluate(axe_source())
     page.evaluate("""() => {
       const fault = document.createElement("div");
-      fault.innerHTML = '<div style="width: 3000px">wide</div><span class="math">\\\\(x\\\\)</span>' +
+      fault.innerHTML = '<div style="width: 3000px">wide</div>' +
+        '<span class="math">\\\\(x\\\\)</span>' +
         '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw="><p style="color: #ccc">pale</p>';
       document.querySelector(".bd-article").append(fault);
     }""")

@@ -21,7 +21,6 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.nodes import make_refnode
 
-
 LIBRARY = re.compile(r"^```\{library\} (\S+)\n```$", re.MULTILINE)
 
 
@@ -118,7 +117,7 @@ def skip_aliases(
 
 
 def register(app: Sphinx) -> None:
-    """Add the lists, the resolver, after Sphinx's own, and the mending of comments, before Napoleon."""
+    """Add the lists, the resolver, and what mends docstrings before Napoleon reads them."""
     app.connect("source-read", list_modules)
     app.connect("missing-reference", resolve)
     app.connect("autodoc-skip-member", skip_aliases)
