@@ -7,17 +7,17 @@ among them::
 
 The operations follow CLEVR (Johnson et al. 2017, https://arxiv.org/abs/1612.06890):
 
-==========================  ==================================================================
-``("scene",)``              every object
-``("filter", f, v, set)``   those of a set whose field ``f`` (size, colour, shape) is ``v``
-``("related", r, one)``     those left, right, above or below of an object
-``("unique", set)``         the only object of a set
-``("exist", set)``          yes or no: is there any?
-``("count", set)``          how many?
-``("query", f, one)``       an object's size, colour or shape
-``("relate", r, one, one)`` yes or no: does the relation hold between two objects?
-``("more", set, set)``      yes or no: has the first more objects? Also ``fewer`` and ``equal``
-==========================  ==================================================================
+===========================  ==================================================================
+``("scene",)``               every object
+``("filter", f, v, set)``    those of a set whose field ``f`` (size, colour, shape) is ``v``
+``("related", r, one)``      those left, right, above or below of an object
+``("unique", set)``          the only object of a set
+``("exist", set)``           yes or no: is there any?
+``("count", set)``           how many?
+``("query", f, one)``        an object's size, colour or shape
+``("relate", r, one, one)``  yes or no: does the relation hold between two objects?
+``("more", set, set)``       yes or no: has the first more objects? Also ``fewer`` and ``equal``
+===========================  ==================================================================
 """
 
 from collections.abc import Callable
