@@ -35,10 +35,13 @@ CAP, CAPS = 120, {"16_full_system": 240}  # seconds a chapter may take, printed 
 KEPT = ("torch", "numpy")  # what the setup cell must not touch
 
 STUB = '''"""Stands in for Colab's own module, which notebooks look for in sys.modules."""
+import importlib.util
 import sys
-import types
+from importlib.machinery import ModuleSpec
 
-sys.modules["google.colab"] = types.ModuleType("google.colab")
+# With a spec, as a real module has: accelerate asks for it with importlib.util.find_spec.
+stub = importlib.util.module_from_spec(ModuleSpec("google.colab", loader=None))
+sys.modules["google.colab"] = stub
 '''
 
 PYTEST_INI = "[pytest]\naddopts = -p no:cacheprovider\n"
