@@ -12,7 +12,7 @@ import nbformat
 
 from mmlib import results
 
-MINUTES = 8
+MINUTES = 4
 SEEDS = range(5)
 
 NOTEBOOK = Path(__file__).parents[2] / "chapters" / "01_attention.ipynb"
