@@ -47,7 +47,7 @@ def test_overhead_of_fit(side_by_side, batch):
         "by hand": by_hand,
     }
     table = side_by_side(
-        f"{STEPS} steps of a 2-layer Transformer, batch {batch}×32×128", contestants, 10
+        f"{STEPS} steps of a 2-layer Transformer, batch {batch}×32×128", contestants, 20
     )
     step = table.seconds("by hand") / STEPS
     if step > 0.009:  # the bar is for steps of 10 ms and more
