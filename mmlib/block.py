@@ -8,26 +8,43 @@ References:
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmlib.attention import KVCache, MultiHeadAttention
 
-__all__ = ["LayerCache", "LayerWeights", "TransformerBlock", "TransformerConfig"]
+__all__ = ["LayerCache", "LayerWeights", "QuickGELU", "TransformerBlock", "TransformerConfig"]
+
+
+class QuickGELU(nn.Module):
+    r"""The activation of OpenAI's CLIP, :math:`x\,\sigma(1.702\,x)`.
+
+    Hendrycks and Gimpel's approximation of the Gaussian error linear unit (arXiv:1606.08415).
+    """
+
+    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Apply it to each number."""
+        return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"gelu": nn.GELU, "quick_gelu": QuickGELU, "relu": nn.ReLU}
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes and choices of a Transformer; one for the block, the stacks and the whole model.
+    r"""Sizes and choices of a Transformer; one for the block, the stacks and the whole model.
 
     Attributes:
         dim: Width of the residual stream.
         heads: Attention heads; must divide ``dim``.
         layers: Blocks in the encoder, and in the decoder.
         mlp_dim: Hidden width of the feed-forward layer, ``4 * dim`` by default.
-        activation: Of the feed-forward layer.
+        activation: Of the feed-forward layer. ``"quick_gelu"`` is CLIP's approximation
+            :math:`x\,\sigma(1.702\,x)`.
         norm_first: True normalises what enters a sublayer (pre-norm, which trains without
             warm-up), False what leaves the addition (post-norm, the paper of 2017).
+        norm_eps: What every layer norm adds to the variance; BERT and ViT take 1e-12.
         dropout: Probability, on embeddings, attention weights, hidden units and sublayer outputs.
         cross_attention: Whether decoder blocks attend to an encoder's output.
         source_vocab: Number of source tokens; :class:`EncoderDecoder` needs it.
@@ -45,8 +62,9 @@ class TransformerConfig:
     heads: int = 4
     layers: int = 2
     mlp_dim: int | None = None
-    activation: Literal["gelu", "relu"] = "gelu"
+    activation: Literal["gelu", "quick_gelu", "relu"] = "gelu"
     norm_first: bool = True
+    norm_eps: float = 1e-5
     dropout: float = 0.0
     cross_attention: bool = True
     source_vocab: int | None = None
@@ -71,10 +89,12 @@ class TransformerConfig:
             raise ValueError(f"max_length must be at least 1: got {self.max_length}")
         if self.dim % self.heads:
             raise ValueError(f"heads must divide dim: got dim={self.dim}, heads={self.heads}")
+        if not self.norm_eps > 0.0:
+            raise ValueError(f"norm_eps must be above 0: got {self.norm_eps}")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must lie in [0, 1): got {self.dropout}")
         for name, choices in (
-            ("activation", ("gelu", "relu")),
+            ("activation", tuple(ACTIVATIONS)),
             ("positions", ("sinusoidal", "learned", "none")),
         ):
             if getattr(self, name) not in choices:
@@ -124,15 +144,15 @@ class TransformerBlock(nn.Module):
         super().__init__()
         dim, hidden = config.dim, config.mlp_dim or 4 * config.dim
         self.norm_first, self.cross = config.norm_first, cross
-        self.self_norm = nn.LayerNorm(dim)
+        self.self_norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.self_attention = MultiHeadAttention(dim, config.heads, dropout=config.dropout)
         if cross:
-            self.cross_norm = nn.LayerNorm(dim)
+            self.cross_norm = nn.LayerNorm(dim, eps=config.norm_eps)
             self.cross_attention = MultiHeadAttention(dim, config.heads, dropout=config.dropout)
-        self.mlp_norm = nn.LayerNorm(dim)
+        self.mlp_norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.mlp = nn.Sequential(
             nn.Linear(dim, hidden),
-            nn.GELU() if config.activation == "gelu" else nn.ReLU(),
+            ACTIVATIONS[config.activation](),
             nn.Dropout(config.dropout),
             nn.Linear(hidden, dim),
         )

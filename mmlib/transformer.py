@@ -34,7 +34,9 @@ class Encoder(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.dim) if config.norm_first else nn.Identity()
+        self.norm = (
+            nn.LayerNorm(config.dim, eps=config.norm_eps) if config.norm_first else nn.Identity()
+        )
 
     def forward(
         self,
@@ -62,7 +64,9 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(
             TransformerBlock(config, cross=config.cross_attention) for _ in range(config.layers)
         )
-        self.norm = nn.LayerNorm(config.dim) if config.norm_first else nn.Identity()
+        self.norm = (
+            nn.LayerNorm(config.dim, eps=config.norm_eps) if config.norm_first else nn.Identity()
+        )
 
     def new_cache(self) -> list[LayerCache]:
         """An empty cache for each block."""
@@ -232,6 +236,10 @@ class EncoderDecoder(nn.Module):
 class _NoPositions(nn.Module):
     def forward(self, x: Tensor, offset: int = 0) -> Tensor:
         return x
+
+
+def _final_norm(config: TransformerConfig) -> nn.Module:
+    return nn.LayerNorm(config.dim, eps=config.norm_eps) if config.norm_first else nn.Identity()
 
 
 def _make_positions(config: TransformerConfig) -> nn.Module:

@@ -38,7 +38,10 @@ COLAB = {
     "ipython": "7.34.0",
     "ipykernel": "6.17.0",
 }
-RUNTIME = [*PROJECT["dependencies"], *EXTRAS["chapters"], *EXTRAS["pretrained"]]
+RUNTIME = [
+    *PROJECT["dependencies"],
+    *(line for extra in ("pretrained", "speech", "coco") for line in EXTRAS[extra]),
+]
 
 
 def requirements(lines: list[str]) -> dict[str, Requirement]:
@@ -131,6 +134,12 @@ def test_dev_installs_every_extra():
     (dev,) = map(Requirement, EXTRAS["dev"])
     assert dev.name == PROJECT["name"]
     assert dev.extras == set(EXTRAS) - {"dev"}
+
+
+def test_chapters_need_what_their_data_and_weights_need():
+    (chapters,) = map(Requirement, EXTRAS["chapters"])
+    assert chapters.name == PROJECT["name"]
+    assert chapters.extras == {"pretrained", "speech"}
 
 
 def test_constraints_and_lock_say_the_same_and_cover_every_dependency():
@@ -348,7 +357,7 @@ def imports(path: Path) -> set[str]:
 # Imports point from a higher layer to a lower one. Chapter modules stand in the book's order,
 # so that one may import another with a lower number.
 LAYERS = [
-    ["fingerprint", "machine", "notebook"],
+    ["download", "fingerprint", "machine", "notebook"],
     ["results", "metrics", "data", "training"],
     ["masks", "cache"],
     ["attention"],

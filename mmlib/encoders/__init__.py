@@ -1,0 +1,1 @@
+"""Encoders: a picture, a text, a sound or a clip in, tokens and one pooled vector out."""
