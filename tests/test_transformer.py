@@ -243,6 +243,7 @@ BAD_CONFIGS = {
     "layers": (dict(layers=0), "layers must be at least 1: got 0"),
     "mlp": (dict(mlp_dim=0), "mlp_dim must be at least 1"),
     "length": (dict(max_length=0), "max_length must be at least 1"),
+    "norm_eps": (dict(norm_eps=0.0), "norm_eps must be above 0: got 0.0"),
     "dropout": (dict(dropout=1.0), r"dropout must lie in \[0, 1\): got 1.0"),
     "vocabulary": (dict(source_vocab=-2), "source_vocab must be at least 1: got -2"),
 }

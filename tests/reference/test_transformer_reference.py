@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mmlib.attention import causal_keep, padding_keep
-from mmlib.block import TransformerBlock, TransformerConfig
+from mmlib.block import QuickGELU, TransformerBlock, TransformerConfig
 from mmlib.positions import sinusoids
 from mmlib.transformer import Decoder, Encoder
 
@@ -201,3 +201,22 @@ def test_sinusoids_equal_the_closed_form():
             angle = position / 10000 ** (2 * (column // 2) / 12)
             expected = math.cos(angle) if column % 2 else math.sin(angle)
             assert abs(table[position, column].item() - expected) < 1e-12
+
+
+def test_quick_gelu_equals_transformers():
+    from transformers.activations import QuickGELUActivation
+
+    x = torch.linspace(-6, 6, 101, dtype=torch.float64)
+    torch.testing.assert_close(QuickGELU()(x), QuickGELUActivation()(x), rtol=0, atol=1e-15)
+    # It approximates the exact one, and is not it.
+    gap = (QuickGELU()(x) - nn.functional.gelu(x)).abs().max()
+    assert 0.01 < gap < 0.03
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_norm_eps_reaches_every_norm(norm_first):
+    config = TransformerConfig(dim=8, heads=2, layers=2, norm_first=norm_first, norm_eps=0.3)
+    for stack in (Encoder(config), Decoder(config)):
+        norms = [module for module in stack.modules() if isinstance(module, nn.LayerNorm)]
+        assert len(norms) >= 4
+        assert {norm.eps for norm in norms} == {0.3}
