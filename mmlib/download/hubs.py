@@ -61,7 +61,7 @@ def _from_huggingface(source: Source, hub: Hub, progress: bool) -> dict[str, Pat
 
 
 def _from_web(source: Source, web: Web, progress: bool) -> dict[str, Path]:
-    """Download one file into the cache with torch's downloader, which renames it when it is done."""
+    """Download one file into the cache with torch's downloader, which renames it at the end."""
     from torch.hub import download_url_to_file
 
     with locked(folder_of(source, web)):

