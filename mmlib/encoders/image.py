@@ -1,0 +1,39 @@
+"""Every picture encoder: the Vision Transformer, residual networks, pretrained backbones.
+
+All take pictures ``(batch, channels, height, width)``, preprocessed as their weights want it
+(:mod:`mmlib.encoders.preprocessing`), and give an :class:`~mmlib.encoders.encoded.Encoded`: one
+token for each patch or region, row by row, and one vector for the whole. ``keep`` says which
+pictures of the batch exist. They are defined in :mod:`mmlib.encoders.vit`,
+:mod:`mmlib.encoders.resnet` and :mod:`mmlib.encoders.backbones`.
+
+=============================  ======================  ==========================================
+encoder                        tokens of 224 pixels    weights
+=============================  ======================  ==========================================
+:class:`ViT`                   1 + 196 of 768 (B/16)   yours, or those of transformers' ViT, CLIP
+:class:`ResNet`                7 × 7 of 512 (18)       yours
+:class:`TorchvisionResNet`     7 × 7 of 2048 (50)      ImageNet, from the hub
+:class:`EfficientNetLite0`     7 × 7 of 1280           ImageNet, from pip
+=============================  ======================  ==========================================
+"""
+
+from mmlib.encoders.backbones import (
+    EfficientNetLite0,
+    TorchvisionResNet,
+    imagenet_classes,
+    imagenet_head,
+)
+from mmlib.encoders.resnet import BasicBlock, ResNet, ResNetConfig
+from mmlib.encoders.vit import PatchEmbedding, ViT, ViTConfig
+
+__all__ = [
+    "BasicBlock",
+    "EfficientNetLite0",
+    "PatchEmbedding",
+    "ResNet",
+    "ResNetConfig",
+    "TorchvisionResNet",
+    "ViT",
+    "ViTConfig",
+    "imagenet_classes",
+    "imagenet_head",
+]
