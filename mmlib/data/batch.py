@@ -292,4 +292,5 @@ def check_tensor(name: str, value: Any, kind: str) -> None:
         or ("uint8" in kind and value.dtype == torch.uint8)
         or ("bool" in kind and value.dtype == torch.bool)
     ):
-        raise TypeError(f"{name} must be a {kind} tensor: got {value.dtype}")
+        article = "an" if kind.startswith("i") else "a"
+        raise TypeError(f"{name} must be {article} {kind} tensor: got {value.dtype}")

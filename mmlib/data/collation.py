@@ -65,10 +65,9 @@ def collate(
         The batch.
 
     Raises:
-        ValueError: There are no examples, one has nothing, pictures or frames have different
-            sizes (resize them first), or only some examples have an ``id`` or a ``group``.
+        ValueError: There are no examples, one has nothing or an unknown name, pictures or frames
+            have different sizes (resize them first), or only some have an ``id`` or a ``group``.
         TypeError: A field is not of its type, or the examples differ in it.
-        KeyError: A mapping has another name than those of :class:`Example`.
 
     >>> batch = collate([{"text": [5, 6, 7], "target": 1}, {"text": [8], "target": 0}])
     >>> batch.text.tolist(), batch.text_keep.tolist()[1], batch.targets.tolist()
@@ -91,9 +90,8 @@ def collate(
         ]
         if any(value is not None for value in values):
             field = _BATCH_NAMES.get(name, name)
-            padding = pad_id if name in ("text", "target") else 0
             made[field], made[f"{field}_keep"] = _stack(
-                values, name, padding, multiples.get(field, 1)
+                values, name, pad_id if name in ("text", "target") else 0, multiples.get(field, 1)
             )
     for name in ("id", "group"):
         values = [row.get(name) for row in rows]
@@ -111,14 +109,14 @@ def collate(
     return Batch(**made)
 
 
-def _as_mapping(example: Example | Mapping[str, Any], at: int) -> Mapping[str, Any]:
+def _as_mapping(example: object, at: int) -> Mapping[str, Any]:
     if isinstance(example, Example):
         row: Mapping[str, Any] = vars(example)
     elif isinstance(example, Mapping):
         row = example
         for name in row:
             if name not in _EXAMPLE_FIELDS:
-                raise KeyError(
+                raise ValueError(
                     f"examples[{at}] must have the names {', '.join(_EXAMPLE_FIELDS)}: got {name!r}"
                 )
     else:
@@ -138,8 +136,8 @@ def _as_tensor(value: Any, name: str, at: int) -> Tensor:
             value = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"{what} must be numbers: got {value!r}") from error
-        if value.numel() == 0 and name == "text":
-            value = value.long()  # an empty list has no type
+        if value.numel() == 0:
+            value = value.long()  # an empty list has no type: ids are likelier than soft labels
         if value.is_floating_point():
             value = value.float()
     kind = LAYOUT[_BATCH_NAMES.get(name, name)][2] if name in _AXES else "floating point or integer"
@@ -160,6 +158,7 @@ def _stack(
     first_at = next(at for at, value in enumerate(values) if value is not None)
     first = values[first_at]
     padded = name != "image" and first.ndim > 0
+    padding = 0 if first.is_floating_point() else padding
     lead = 1 if padded else 0
     lengths = torch.zeros(len(values), dtype=torch.long)
     for at, value in enumerate(values):

@@ -112,7 +112,7 @@ class Loader(Generic[BatchT]):
             TypeError: The number is not whole.
             ValueError: It is below 0.
         """
-        self.sampler.epoch(number)  # checks it
+        number = at_least(0, "number", number)
         if self._source is None or number != self._next:
             self._source = iter(
                 DataLoader(

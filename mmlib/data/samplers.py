@@ -73,11 +73,11 @@ class BatchSampler:
         self,
         counts: Sequence[int],
         rows: Sequence[int],
-        seed: int,
-        shuffle: bool,
-        drop_last: bool,
-        rank: int,
-        world_size: int,
+        seed: object,
+        shuffle: object,
+        drop_last: object,
+        rank: object,
+        world_size: object,
     ) -> None:
         """Cut buckets of so many items into batches of so many rows."""
         self.size, self.seed, self.shuffle = sum(counts), check_seed(seed), bool(shuffle)
@@ -87,7 +87,7 @@ class BatchSampler:
         if self.rank >= self.world_size:
             raise ValueError(f"rank must be below world_size: got {rank} of {world_size}")
         self._counts, self._rows = list(counts), list(rows)
-        firsts = np.cumsum([0, *counts[:-1]])
+        firsts = np.cumsum([0, *counts[:-1]]).tolist()
         parts = [
             _cut(*bucket, self.drop_last, self.rank, self.world_size)
             for bucket in zip(firsts, counts, rows, strict=True)
@@ -119,7 +119,7 @@ class BatchSampler:
             TypeError: The number is not whole.
             ValueError: It is below 0.
         """
-        epoch = self.epoch(number)
+        epoch = at_least(0, "number", number) // len(self)
         if epoch != self._epoch:
             self._order, self._batches = self._draw(epoch)
             self._epoch = epoch
@@ -191,7 +191,7 @@ class BucketSampler(BatchSampler):
 
     def __init__(
         self,
-        lengths: Sequence[int],
+        lengths: Sequence[int] | np.ndarray,
         *,
         seed: int,
         batch_size: int | None = None,
@@ -222,7 +222,7 @@ class BucketSampler(BatchSampler):
         return np.lexsort((second, self._bucket))
 
 
-def padding_share(lengths: Sequence[int], batches: Iterable[Sequence[int]]) -> float:
+def padding_share(lengths: Sequence[int] | np.ndarray, batches: Iterable[Sequence[int]]) -> float:
     """The part of the batches that is padding: 0 for none, 0.5 for half of it.
 
     Args:
@@ -270,6 +270,7 @@ def item_seed(seed: int, epoch: int, index: int) -> int:
 
 def item_generator(seed: int, epoch: int, index: int) -> torch.Generator:
     """A generator for what is random about one item in one epoch; see :func:`item_seed`."""
+    epoch, index = at_least(0, "epoch", epoch), at_least(0, "index", index)
     return torch.Generator().manual_seed(item_seed(seed, epoch, index))
 
 
@@ -319,7 +320,7 @@ def _longest_of_buckets(sizes: np.ndarray, buckets: int, levels: int = 256) -> l
     return [int(values[last]), *reversed(found)]
 
 
-def _lengths(lengths: Sequence[int]) -> np.ndarray:
+def _lengths(lengths: object) -> np.ndarray:
     """Lengths as an array of whole numbers, none below 0."""
     sizes = np.asarray(lengths)
     if sizes.ndim != 1 or not len(sizes):
