@@ -9,8 +9,9 @@ the right way up, and one caption chosen by seed and epoch::
     data = coco.Captions("val2017", "annotations/captions_val2017.json")
     image, captions, image_id = data[0]
 
-The page :doc:`/book/data` says what COCO is and how to get it. Without it, :func:`write_example`
-writes a small folder in exactly its format.
+The page :doc:`/book/data` says what COCO is and how to get it. Without it,
+:func:`~mmlib.data.coco_example.write_example` (here too as ``coco.write_example``) writes a small
+folder in exactly its format.
 
 Lin et al. 2014, https://arxiv.org/abs/1405.0312; Chen et al. 2015,
 https://arxiv.org/abs/1504.00325; the splits: Karpathy & Fei-Fei 2015,
@@ -251,7 +252,7 @@ class Captions(RecordDataset, CocoCaptions):
         )
 
     def records(self) -> Iterator[dict]:
-        """What :func:`mmlib.data.shards.write_shards` takes: the pictures' files and captions."""
+        """What :func:`mmlib.data.shard_writer.write_shards` takes: the pictures' files and captions."""
         for index, image_id in enumerate(self.ids):
             yield {
                 "key": f"{image_id:012d}",

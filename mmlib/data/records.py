@@ -172,9 +172,9 @@ class RecordDataset(Dataset):
         """Read every record, and give the errors of the broken ones by their index.
 
         >>> from tempfile import TemporaryDirectory
-        >>> from mmlib.data import coco, vqa_v2
+        >>> from mmlib.data import coco_example, vqa_v2
         >>> with TemporaryDirectory() as folder:
-        ...     files = coco.write_example(folder, images=10)
+        ...     files = coco_example.write_example(folder, images=10)
         ...     data = vqa_v2.VQA(files.val_questions, files.val_annotations, files.val_images)
         ...     broken = data.check()
         ...     good = data.select([i for i in range(len(data)) if i not in broken])

@@ -14,7 +14,7 @@
     targets = train.targets(0, vocabulary)
 
 The page :doc:`/book/data` says what VQAv2 is and how to get it. Without it,
-:func:`mmlib.data.coco.write_example` writes a small folder in exactly its format.
+:func:`~mmlib.data.coco_example.write_example` writes a small folder in exactly its format.
 
 Goyal et al. 2017, https://arxiv.org/abs/1612.00837; Antol et al. 2015,
 https://arxiv.org/abs/1505.00468.
@@ -232,7 +232,7 @@ class VQA(RecordDataset):
             raise ValueError("annotations must be given to know the answers: got None")
 
     def records(self) -> Iterator[dict]:
-        """What :func:`mmlib.data.shards.write_shards` takes: each picture with its questions."""
+        """What :func:`mmlib.data.shard_writer.write_shards` takes: each picture with its questions."""
         by_image: dict[int, list[Asked]] = {}
         for item in self.items:
             by_image.setdefault(item.image_id, []).append(item)
