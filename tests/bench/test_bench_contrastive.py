@@ -1,0 +1,50 @@
+"""Contrastive losses: what chunks cost and save at the size where the logits are a gigabyte."""
+
+import torch
+
+from mmlib.contrastive import clip_loss, siglip_loss
+
+BATCH, DIM, CHUNK = 16_384, 512, 512
+
+
+def features():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(BATCH, DIM, generator=generator).requires_grad_() for _ in range(2)]
+
+
+def test_chunked_clip_loss(side_by_side):
+    image, text = features()
+
+    def step(chunk):
+        def run():
+            loss = clip_loss(image, text, 20.0, chunk=chunk)
+            torch.autograd.grad(loss, (image, text))
+
+        return run
+
+    table = side_by_side(
+        f"CLIP loss, {BATCH} pairs, {DIM} dimensions, forward and backward",
+        {"whole": step(None), f"chunks of {CHUNK}": step(CHUNK)},
+        rounds=3,
+    )
+    assert table.ratio(f"chunks of {CHUNK}", "whole") < 1.3
+    assert table.memory(f"chunks of {CHUNK}") < table.memory("whole") / 8
+
+
+def test_chunked_siglip_loss(side_by_side):
+    image, text = features()
+
+    def step(chunk):
+        def run():
+            loss = siglip_loss(image, text, 10.0, -10.0, chunk=chunk)
+            torch.autograd.grad(loss, (image, text))
+
+        return run
+
+    table = side_by_side(
+        f"SigLIP loss, {BATCH} pairs, {DIM} dimensions, forward and backward",
+        {"whole": step(None), f"chunks of {CHUNK}": step(CHUNK)},
+        rounds=3,
+    )
+    assert table.ratio(f"chunks of {CHUNK}", "whole") < 1.5
+    assert table.memory(f"chunks of {CHUNK}") < table.memory("whole") / 8
