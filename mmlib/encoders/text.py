@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmlib.block import TransformerConfig
+from mmlib.block import ACTIVATIONS, TransformerConfig
 from mmlib.encoders.bert import Bert, BertConfig
 from mmlib.encoders.encoded import Encoded
 from mmlib.encoders.loading import load_renamed
@@ -177,6 +177,10 @@ class TextTransformer(nn.Module):
                 the activation is unknown here.
         """
         given = source.config
+        if given.hidden_act not in ACTIVATIONS:
+            raise ValueError(
+                f"hidden_act must be one of {tuple(ACTIVATIONS)}: got {given.hidden_act!r}"
+            )
         # Configurations written before transformers 4.31 say 2, and mean the largest id.
         end_id = given.eos_token_id if given.eos_token_id != 2 else given.vocab_size - 1
         config = TextTransformerConfig(
