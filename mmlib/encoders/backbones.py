@@ -7,7 +7,7 @@ References:
 """
 
 import re
-from typing import Literal, Self
+from typing import Literal
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -16,10 +16,16 @@ from mmlib.encoders import pretrained
 from mmlib.encoders.encoded import Encoded
 from mmlib.encoders.regions import check_images, encode_map
 
-__all__ = ["EfficientNetLite0", "TorchvisionResNet", "imagenet_classes", "imagenet_head"]
+__all__ = [
+    "Backbone",
+    "EfficientNetLite0",
+    "TorchvisionResNet",
+    "imagenet_classes",
+    "imagenet_head",
+]
 
 
-class _Backbone(nn.Module):
+class Backbone(nn.Module):
     """A convolutional network of another library, read as region tokens.
 
     Attributes:
@@ -38,7 +44,7 @@ class _Backbone(nn.Module):
             self.requires_grad_(False)
             self.train(self.training)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> nn.Module:
         """Change to training or evaluation; a frozen backbone stays in evaluation.
 
         Its batch norms would otherwise take on the statistics of the batch: their means and
@@ -71,7 +77,7 @@ class _Backbone(nn.Module):
         return encode_map(self._features(images), keep)
 
 
-class TorchvisionResNet(_Backbone):
+class TorchvisionResNet(Backbone):
     """Any ResNet, ResNeXt or wide ResNet of torchvision without its classifier.
 
     ``pooled`` is what torchvision's own classifier would see. ``backbone`` has torchvision's names,
@@ -127,7 +133,7 @@ class TorchvisionResNet(_Backbone):
         return network.layer4(network.layer3(network.layer2(network.layer1(x))))
 
 
-class EfficientNetLite0(_Backbone):
+class EfficientNetLite0(Backbone):
     """EfficientNet-Lite0: 3.4 M parameters without its classifier, tokens of width 1280.
 
     The network is timm's ``tf_efficientnet_lite0``, which pads as TensorFlow does; the weights come
@@ -181,9 +187,7 @@ def imagenet_head() -> nn.Linear:
 
 
 def imagenet_classes() -> tuple[str, ...]:
-    """English names of ImageNet's 1,000 classes, in the order of the logits.
-
-    Two names stand for two classes each ("crane", "maillot").
+    """English names of ImageNet's 1,000 classes, in the order of the logits; no two are alike.
 
     Raises:
         ImportError: torchvision is missing.

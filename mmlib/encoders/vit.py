@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mmlib.block import TransformerConfig
+from mmlib.block import ACTIVATIONS, TransformerConfig
 from mmlib.encoders.encoded import Encoded
 from mmlib.encoders.loading import load_renamed
 from mmlib.encoders.regions import check_images, encode_tokens
@@ -293,6 +293,11 @@ class ViT(nn.Module):
         theirs, clip = tower.config, type(tower).__name__.startswith("CLIP")
         if not getattr(theirs, "qkv_bias", True):
             raise ValueError("model must have biases on its queries, keys and values: got none")
+        if theirs.hidden_act not in ACTIVATIONS:
+            raise ValueError(
+                f"model must have one of the activations {tuple(ACTIVATIONS)}: "
+                f"got {theirs.hidden_act!r}"
+            )
         config = ViTConfig(
             image_size=theirs.image_size,
             patch_size=theirs.patch_size,
