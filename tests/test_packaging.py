@@ -365,13 +365,13 @@ def imports(path: Path) -> set[str]:
 # Imports point from a higher layer to a lower one. Chapter modules stand in the book's order,
 # so that one may import another with a lower number.
 LAYERS = [
-    ["download", "fingerprint", "machine", "notebook"],
+    ["download", "fingerprint", "machine", "notebook", "sound"],
     ["results", "metrics", "data", "training"],
     ["masks", "cache"],
     ["attention"],
     ["positions", "block", "decoding", "transformer"],
     ["encoders"],
-    *[[name] for name in ("pretraining", "fusion", "contrastive", "alignment", "matching")],
+    *[[name] for name in ("large_batches", "pretraining", "fusion", "contrastive", "alignment", "matching")],
     *[[name] for name in ("captioning", "vae", "clip", "dalle", "multimodal", "adapters", "vqa")],
     ["judge"],
     ["applications"],

@@ -12,7 +12,7 @@ import time
 import zipfile
 from pathlib import Path
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from mmlib.download.local import folder_of, from_cache, locked, name_damaged, places
 from mmlib.download.source import WHOLE, File, NotThisWay, Source

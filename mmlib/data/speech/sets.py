@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int, Int16
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from mmlib.data import scenes
 from mmlib.data.scenes.draws import Dice, check_seed
