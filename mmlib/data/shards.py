@@ -223,7 +223,9 @@ class ShardStream(IterableDataset):
             except RecordError:
                 raise
             except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-                message = f"{shard}: cannot be read after sample {found}: {error}"
+                # The library appends the stream and the address to the arguments.
+                detail = error.args[0] if error.args else type(error).__name__
+                message = f"{shard}: cannot be read after sample {found}: {detail}"
                 self._refuse(RecordError(message, "broken shard"))
 
     def _decode(self, sample: dict) -> Sample:
@@ -276,6 +278,20 @@ def _is_remote(shard: str) -> bool:
 
 def _read_shard(shard: str) -> Iterator[dict]:
     """The samples of one shard as bytes, by webdataset's functions that do not decode."""
+    broken: list[Exception] = []
+
+    def members() -> Iterator[dict]:
+        try:
+            yield from tariterators.tar_file_expander([{"url": shard, "stream": file}])
+        except (tarfile.TarError, OSError, EOFError) as error:
+            # Raised here, it would take the sample before it along: that is held until the next
+            # one begins. An empty dictionary is the end of a shard.
+            broken.append(error)
+            yield {}
+
     with gopen.gopen_curl(shard) if _is_remote(shard) else open(shard, "rb") as file:
-        files = tariterators.tar_file_expander([{"url": shard, "stream": file}])
-        yield from tariterators.group_by_keys(files)
+        for sample in tariterators.group_by_keys(members()):
+            if not (broken and "json" not in sample):  # else it was cut in the middle
+                yield sample
+    if broken:
+        raise broken[0]
