@@ -66,7 +66,7 @@ def wordpiece_tokenizer(vocabulary: str | Path | None = None) -> Tokenizer:
 
     >>> tokenizer = wordpiece_tokenizer()
     >>> tokenizer.tokenize("Une étoile, embeddings!")
-    ['une', 'et', '##oil', '##e', ',', 'em', '##bed', '##ding', '##s', '!']
+    ['une', 'et', '##oi', '##le', ',', 'em', '##bed', '##ding', '##s', '!']
     """
     if vocabulary is None:
         from mmlib.encoders import pretrained
