@@ -35,9 +35,10 @@ class Utterance:
         voice: the voice's name.
         language: ``"en"`` or ``"zh"``.
         words: the words in order, with their times. A word starts with its first sound: the
-            silence before a plosive is not part of it. English: written words, but a function
-            word and the article after it may be one ("in the", "of a"), since espeak-ng looks
-            them up together. Mandarin: characters, but "一个", "左边" and the like are one.
+            silence before a plosive is not part of it. English: what stands between spaces, but a
+            preposition and the article after it may be one word ("in the", "of a"), since
+            espeak-ng looks them up together. Mandarin: characters, but "一个", "左边" and the
+            like are one.
         phonemes: the sounds in order, in the International Phonetic Alphabet (a symbol of more
             than eight bytes lacks its last character). Tones are not marked.
         rate: words a minute.
@@ -87,8 +88,8 @@ def synthesise(
         voice: one of :data:`VOICES`.
         language: ``"en"`` or ``"zh"`` (Mandarin).
         rate: words a minute, 80 to 450. (For Mandarin the scale is espeak-ng's as well.)
-        pitch: height of the voice, 0 to 99: 0 is an octave below the voice's own (50), 99 an octave
-            above it.
+        pitch: height of the voice, 0 to 99: 50 is the voice's own, 0 about two thirds of its
+            frequency, 99 about five thirds.
         pitch_range: how lively the melody is, 0 to 99: at 0 it is flat, 50 is the voice's own.
         accent: one of :data:`ACCENTS` for English; None is the voice's own.
         sample_rate: samples a second of the result.
@@ -151,13 +152,11 @@ def _spans(text: str, events: list, rate: int, samples: int) -> tuple[tuple, tup
     heard: list[list[Span]] = []
     sounds = []
     for event, end in zip(events, ends, strict=False):
-        # What is said at the place of the word before, or behind the text, belongs to that word
-        # (the digits of a number, the name of a foreign letter or a picture).
-        new = event.position not in begins[-1:] and event.position < len(text)
-        if event.kind == "word" and new:
-            begins.append(event.position)
-            heard.append([])
-        elif event.kind == "sound":
+        if event.kind == "word" and (not begins or _begins_word(text, event.position)):
+            if event.position not in begins[-1:]:
+                begins.append(event.position)
+                heard.append([])
+        elif event.kind == "sound" and end > event.sample:  # some sounds are swallowed
             sounds.append(Span(event.symbol, event.sample / rate, end / rate))
             if heard:
                 heard[-1].append(sounds[-1])
@@ -168,3 +167,17 @@ def _spans(text: str, events: list, rate: int, samples: int) -> tuple[tuple, tup
             written = re.sub(r"^\W+|\W+$", "", text[begin:stop]) or text[begin:stop].strip()
             words.append(Span(written, inside[0].start, inside[-1].end))
     return tuple(words), tuple(sounds)
+
+
+def _begins_word(text: str, position: int) -> bool:
+    """Whether a word is written at this place.
+
+    espeak-ng also announces words inside a number, or on the space behind a picture that it has
+    a name of two words for. What is said there belongs to the word before.
+    """
+    if position >= len(text) or text[position].isspace():
+        return False
+    around = text[max(position - 1, 0) : position + 1]
+    # Chinese is written without spaces; its characters and punctuation are wide.
+    wide = any(unicodedata.east_asian_width(character) in "WF" for character in around)
+    return position == 0 or around[0].isspace() or wide
