@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mmlib.data.batch import LAYOUT, Batch, check_tensor
 
@@ -180,12 +181,13 @@ def _stack(
         blank = torch.full_like(first, padding)
         filled = torch.stack([blank if value is None else value for value in values])
         return filled, lengths.bool().to(first.device)
-    longest = -(-int(lengths.max()) // multiple) * multiple
-    out = first.new_full((len(values), longest, *first.shape[1:]), padding)
-    for row, value in zip(out, values, strict=True):
-        if value is not None:
-            row[: len(value)] = value
-    return out, (torch.arange(longest) < lengths[:, None]).to(first.device)
+    # One that is missing is as long as nothing.
+    out = pad_sequence([first[:0] if v is None else v for v in values], True, padding)
+    extra = -out.shape[1] % multiple
+    if extra:
+        blank = first.new_full((len(values), extra, *first.shape[1:]), padding)
+        out = torch.cat([out, blank], dim=1)
+    return out, (torch.arange(out.shape[1]) < lengths[:, None]).to(first.device)
 
 
 def _group_number(group: Any, at: int) -> int:
