@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmlib.data import emoji
+from mmlib.data import emoji, shipped
 
 FOLDER = resources.files("mmlib.data") / "files" / "emoji"
 
@@ -105,7 +105,7 @@ def test_chinese_is_written_in_simplified_characters(everything):
 
 
 def test_files_are_small_and_listed_with_licences():
-    listed = emoji.checked_files(FOLDER)
+    listed = shipped.checked_files(FOLDER)
     there = {path.name for path in FOLDER.iterdir()}
     assert there == {*listed, "SHA256SUMS"}
     assert sum(len(data) for data in listed.values()) < 2.5e6
@@ -166,15 +166,14 @@ def test_resampling_keeps_what_is_shown(everything):
     assert (small.mean((2, 3)) - box.mean((2, 3))).abs().max() < 5
 
 
-def test_resampling_does_not_darken_edges(monkeypatch):
+def test_resampling_does_not_darken_edges():
     # A white disc whose surroundings are transparent black is white on white at every size.
     y, x = np.mgrid[:64, :64] - 31.5
     disc = np.where((x**2 + y**2 < 500)[..., None], 255, 0) * np.ones((1, 1, 4))
     tile = Image.fromarray(disc.astype(np.uint8))
-    monkeypatch.setattr(emoji, "_tiles", lambda sheet, indices: [tile] * len(indices))
     for size in (16, 40, 64, 100):
-        assert emoji.load("test", size=size).images.min() >= 254
-        assert emoji.load("test", size=size, background=(0, 0, 0)).images.min() == 0
+        assert shipped.prepared(tile, size, (255, 255, 255)).min() >= 254
+        assert shipped.prepared(tile, size, (0, 0, 0)).min() == 0
 
 
 def test_every_picture_shows_something(rgba):
@@ -385,18 +384,18 @@ def test_select_rejects_bad_indices(unchecked, indices, error, message):
 def test_a_changed_file_is_named(tmp_path, name):
     for path in FOLDER.iterdir():
         shutil.copy(path, tmp_path / path.name)
-    assert emoji.checked_files(tmp_path)
+    assert shipped.checked_files(tmp_path)
     data = bytearray((tmp_path / name).read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ValueError, match=f"{name} is not the file that was shipped"):
-        emoji.checked_files(tmp_path)
+        shipped.checked_files(tmp_path)
 
 
 def test_a_missing_file_is_named(tmp_path):
     shutil.copy(FOLDER / "SHA256SUMS", tmp_path)
     with pytest.raises(FileNotFoundError, match="ATTRIBUTION.md"):
-        emoji.checked_files(tmp_path)
+        shipped.checked_files(tmp_path)
 
 
 def test_the_table_has_one_emoji_a_line():

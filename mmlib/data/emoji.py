@@ -16,21 +16,25 @@ where the first eight bytes of the digest are read as a big-endian number. No ra
 is involved: the split is the same on every machine.
 """
 
-import hashlib
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
-from importlib.resources.abc import Traversable
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor
 
-SPLITS = ("train", "test", "all")
+from mmlib.data.shipped import (
+    check_request,
+    checked_files,
+    checked_indices,
+    pictures,
+    split_of,
+)
+
+__all__ = ["SIDE", "EmojiSet", "load", "split_of"]
+
 SIDE = 64
 """Width and height, in pixels, of a picture as it is stored."""
 
@@ -86,17 +90,7 @@ class EmojiSet:
             TypeError: if the indices are not whole numbers.
             IndexError: if one is out of range.
         """
-        index = torch.as_tensor(np.asarray(indices, dtype=None if len(indices) else np.int64))
-        if index.ndim != 1 or index.dtype not in (torch.int64, torch.int32):
-            raise TypeError(
-                "indices must be a sequence of whole numbers: "
-                f"got dtype {index.dtype}, shape {tuple(index.shape)}"
-            )
-        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
-            raise IndexError(
-                f"indices must be between 0 and {len(self) - 1}: "
-                f"got {int(index.min())} to {int(index.max())}"
-            )
+        index = checked_indices(indices, len(self))
         words = {
             field.name: tuple(getattr(self, field.name)[i] for i in index.tolist())
             for field in fields(self)
@@ -134,25 +128,13 @@ def load(
     >>> birds.names[:2], birds.names_zh[:2], tuple(birds.images.shape[1:])
     (('chicken', 'rooster'), ('鸡', '公鸡'), (3, 32, 32))
     """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}: got {split!r}")
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(f"size must be a whole number of pixels above 0: got {size!r}")
-    if background is not None and not (
-        len(background) == 3
-        and all(isinstance(value, int) and 0 <= value <= 255 for value in background)
-    ):
-        raise ValueError(
-            f"background must be three whole numbers from 0 to 255, or None: got {background!r}"
-        )
+    check_request(split, size, background)
     files = checked_files(resources.files("mmlib.data") / "files" / "emoji")
     rows = json.loads(files["emoji.json"])
     kept = [i for i, row in enumerate(rows) if split in ("all", split_of(row["concept"]))]
-    pictures = [_prepare(tile, size, background) for tile in _tiles(files["emoji.webp"], kept)]
-    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
     chosen = [rows[i] for i in kept]
     return EmojiSet(
-        images=images,
+        images=pictures(files["emoji.webp"], SIDE, kept, size, background),
         names=tuple(row["name"] for row in chosen),
         names_zh=tuple(row["name_zh"] for row in chosen),
         tags=tuple(tuple(row["tags"]) for row in chosen),
@@ -162,59 +144,3 @@ def load(
         concepts=tuple(row["concept"] for row in chosen),
         codes=tuple(row["code"] for row in chosen),
     )
-
-
-def split_of(concept: str) -> str:
-    """Say whether a concept belongs to ``"train"`` or ``"test"``; any string has an answer.
-
-    >>> split_of("heart"), split_of("smiley")
-    ('test', 'train')
-    """
-    digest = hashlib.sha256(f"0/{concept}".encode()).digest()
-    return "test" if int.from_bytes(digest[:8], "big") % 5 == 0 else "train"
-
-
-def checked_files(folder: Traversable) -> dict[str, bytes]:
-    """Read every file that a folder's ``SHA256SUMS`` lists, if each has the digest given there.
-
-    Args:
-        folder: where ``SHA256SUMS`` (in the format of the ``sha256sum`` command) lies.
-
-    Returns:
-        Contents by file name.
-
-    Raises:
-        ValueError: if a file differs from what was shipped; the message names it.
-        FileNotFoundError: if a file is missing.
-    """
-    contents = {}
-    for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
-        expected, name = line.split(maxsplit=1)
-        contents[name] = (folder / name).read_bytes()
-        found = hashlib.sha256(contents[name]).hexdigest()
-        if found != expected:
-            raise ValueError(
-                f"{name} is not the file that was shipped: its sha256 is {found}, "
-                f"expected {expected}. Install mmlib again."
-            )
-    return contents
-
-
-def _tiles(sheet: bytes, indices: list[int]) -> list[Image.Image]:
-    """Cut pictures out of the sheet, which holds them row by row."""
-    page = Image.open(io.BytesIO(sheet)).convert("RGBA")
-    columns = page.width // SIDE
-    corners = ((i % columns * SIDE, i // columns * SIDE) for i in indices)
-    return [page.crop((x, y, x + SIDE, y + SIDE)) for x, y in corners]
-
-
-def _prepare(tile: Image.Image, size: int, background: tuple[int, int, int] | None) -> np.ndarray:
-    """Resample one picture and lay it on its background."""
-    if size != SIDE:
-        # Pillow premultiplies colour with opacity here, so that edges do not darken.
-        tile = tile.resize((size, size), Image.Resampling.LANCZOS)
-    if background is not None:
-        page = Image.new("RGBA", tile.size, background)
-        page.alpha_composite(tile)
-        tile = page.convert("RGB")
-    return np.asarray(tile)
