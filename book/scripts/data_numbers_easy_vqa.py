@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import cache
 
 import torch
@@ -121,7 +120,6 @@ def numbers() -> dict[str, str | int | float]:
     per_image = (
         torch.bincount(train.image_index).tolist() + torch.bincount(test.image_index).tolist()
     )
-    answers = Counter(train.answer_names[a] for a in train.answers.tolist())
     yes_no = sum(test.answer_names[a] in ("yes", "no") for a in test.answers.tolist())
     return {
         "easy_vqa.images": len(train.images) + len(test.images),
@@ -142,7 +140,6 @@ def numbers() -> dict[str, str | int | float]:
         "easy_vqa.majority": 100 * easy_vqa.majority(train, test).accuracy,
         "easy_vqa.question_only": 100 * easy_vqa.question_only(train, test).accuracy,
         "easy_vqa.yes_no_percent": 100 * yes_no / len(test),
-        "easy_vqa.yes_percent": 100 * answers["yes"] / len(train),
         "easy_vqa.held_images": len(held.images),
         "easy_vqa.held_questions": len(held),
         "easy_vqa.rest_images": len(rest.images),
