@@ -161,7 +161,7 @@ def _stack(
     padded = name != "image" and first.ndim > 0
     padding = 0 if first.is_floating_point() else padding
     lead = 1 if padded else 0
-    lengths = torch.zeros(len(values), dtype=torch.long)
+    lengths = torch.zeros(len(values), dtype=torch.int32)
     for at, value in enumerate(values):
         if value is None:
             continue
@@ -187,7 +187,8 @@ def _stack(
     if extra:
         blank = first.new_full((len(values), extra, *first.shape[1:]), padding)
         out = torch.cat([out, blank], dim=1)
-    return out, (torch.arange(out.shape[1]) < lengths[:, None]).to(first.device)
+    places = torch.arange(out.shape[1], dtype=torch.int32)
+    return out, (places < lengths[:, None]).to(first.device)
 
 
 def _group_number(group: Any, at: int) -> int:
