@@ -395,10 +395,10 @@ def test_a_truncated_picture_is_named(damaged):
     assert data[6].image_id == data.ids[6]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_worker_names_what_is_broken(damaged, workers):
+def test_a_worker_names_what_is_broken(damaged):
     data = coco.Captions(damaged.train_images, damaged.train_captions)
-    loader = DataLoader(data, batch_size=8, collate_fn=list, num_workers=workers)
+    # torch takes 5 s to end each worker after an error, whatever the error.
+    loader = DataLoader(data, batch_size=8, collate_fn=list, num_workers=1)
     with pytest.raises(RecordError, match=r"COCO_train2014_\d+\.jpg .image \d+.: not a readable"):
         list(loader)
 

@@ -294,7 +294,7 @@ def test_a_broken_sample_is_named_or_skipped_and_counted(folder, keys, tmp_path,
     spoil(folder, tmp_path, lambda n, d: change(n, d) if n.startswith(bad) else d)
     message = rf"{re.escape(str(tmp_path))}.000001\.tar: sample {bad}: "
     with pytest.raises(RecordError, match=message):
-        through(ShardStream(tmp_path), workers)
+        names(ShardStream(tmp_path))
     stream = ShardStream(tmp_path, on_error="skip")
     assert sorted(through(stream, workers)) == [key for key in keys if key != bad]
     assert stream.skipped == {reason: 1}

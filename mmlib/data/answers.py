@@ -82,9 +82,10 @@ def normalise(answer: str) -> str:
     bare = text
     together = _DIGITS_AROUND_COMMA.search(text) is not None
     for mark in _MARKS:
-        # The text as it was decides, not what is left of it after the marks before.
-        touches = mark + " " in text or " " + mark in text
-        bare = bare.replace(mark, "" if touches or together else " ")
+        if mark in text:
+            # The text as it was decides, not what is left of it after the marks before.
+            touches = mark + " " in text or " " + mark in text
+            bare = bare.replace(mark, "" if touches or together else " ")
     bare = _FULL_STOP.sub("", bare, count=_MOST_FULL_STOPS)
     words = [_NUMBERS.get(word, word) for word in bare.lower().split()]
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)

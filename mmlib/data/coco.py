@@ -208,7 +208,8 @@ class Captions(RecordDataset, CocoCaptions):
 
     def captions(self, index: int) -> list[str]:
         """The captions of item ``index``, without opening the picture."""
-        return self._load_target(self.ids[self.position(index)])
+        found = self.coco.imgToAnns[self.ids[self.position(index)]]
+        return [entry["caption"] for entry in found]
 
     def caption(self, index: int, seed: int, epoch: int = 0) -> str:
         """One caption of item ``index``: a function of seed, epoch and image id alone.
