@@ -4,8 +4,6 @@ The sounds are speech of espeak, a chirp and noise.
 """
 
 import functools
-import subprocess
-import sys
 
 import librosa
 import numpy as np
@@ -14,41 +12,18 @@ import torch
 from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperModel
 
+from mmlib.data.speech import synthesise
 from mmlib.encoders.audio import AudioEncoder
 from mmlib.encoders.griffin_lim import griffin_lim, spectral_convergence
 from mmlib.encoders.mel import LogMelConfig, hertz_to_mel, mel_filters, mel_to_hertz
 from mmlib.encoders.spectrogram import LogMel, short_time_spectrum
 
 RATE = 16_000
-# In a process of its own: the library has one global callback, which the tests of the speech data
-# set too.
-_SPEAK = """
-import ctypes, pathlib, sys
-import espeakng_loader
-lib = ctypes.CDLL(espeakng_loader.get_library_path())
-rate = lib.espeak_Initialize(2, 0, str(espeakng_loader.get_data_path()).encode(), 0)
-samples = bytearray()
-@ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_char), ctypes.c_int, ctypes.c_void_p)
-def hear(wave, count, events):
-    if wave and count:
-        samples.extend(wave[: 2 * count])
-    return 0
-lib.espeak_SetSynthCallback(hear)
-lib.espeak_SetVoiceByName(sys.argv[1].encode())
-text = sys.argv[2].encode()
-lib.espeak_Synth(text, len(text) + 1, 0, 1, 0, 1, None, None)
-lib.espeak_Synchronize()
-sys.stdout.buffer.write(rate.to_bytes(4, "little") + bytes(samples))
-"""
 
 
 @functools.cache
-def speech(text="the small red circle is to the left of the large blue square", voice="en-us"):
-    out = subprocess.run(
-        [sys.executable, "-c", _SPEAK, voice, text], capture_output=True, check=True
-    ).stdout
-    rate, samples = int.from_bytes(out[:4], "little"), np.frombuffer(out[4:], dtype="<i2")
-    return librosa.resample(samples / 32768, orig_sr=rate, target_sr=RATE)
+def speech(text="the small red circle is to the left of the large blue square", language="en"):
+    return synthesise(text, "m1", language).waveform.double().numpy()
 
 
 def chirp(samples=12_345):
@@ -62,7 +37,7 @@ def noise(samples=8000):
 
 SOUNDS = {
     "English": speech,
-    "Chinese": lambda: speech("红色的小圆形在蓝色的大正方形的左边", "cmn"),
+    "Chinese": lambda: speech("红色的小圆形在蓝色的大正方形的左边", "zh"),
     "chirp": chirp,
     "noise": noise,
 }
@@ -287,7 +262,7 @@ def test_whisper_from_waveform_to_tokens():
 
 def test_tiny_whispers_size():
     """The sizes of whisper-tiny, and the positions of its whole 30 seconds."""
-    config = WhisperConfig(attn_implementation="eager")
+    config = WhisperConfig()
     model = WhisperEncoder(config).eval()
     ours = AudioEncoder.from_transformers(model)
     assert ours.dim == 384 and len(ours.encoder.blocks) == config.encoder_layers
