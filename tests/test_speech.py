@@ -426,7 +426,9 @@ def test_a_listener_trained_on_training_voices_knows_digits_of_test_voices(langu
 # Resampling
 
 
-@pytest.mark.parametrize("source, target", [(22_050, 16_000), (16_000, 22_050), (8_000, 16_000)])
+@pytest.mark.parametrize(
+    "source, target", [(22_050, 16_000), (16_000, 22_050), (8_000, 16_000), (48_000, 16_000)]
+)
 def test_tones_below_both_limits_pass_and_above_vanish(source, target):
     limit = min(source, target) / 2
     time = {rate: torch.arange(rate, dtype=torch.float64) / rate for rate in (source, target)}
@@ -461,6 +463,20 @@ def test_resampling_agrees_with_scipy_and_librosa_on_speech():
         a, b = (scipy.signal.convolve(x, low, "same") for x in (ours, theirs))
         error = 10 * np.log10((a**2).sum() / ((a - b) ** 2).sum())
         assert error > 50, (name, error)
+
+
+@pytest.mark.parametrize("length", [1, 2, 440, 441, 442, 1000])
+def test_each_sample_weighs_the_same_wherever_it_lies(length):
+    # Resampling is linear and does not know where a block begins: compare with the plain sum.
+    wave = torch.randn(length, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    edge, reach = 320 / 441 * 0.96, 111
+    n, k = np.arange(-(-length * 320 // 441)), np.arange(length)
+    x = n[:, None] * 441 / 320 - k
+    plain = (
+        edge * np.sinc(edge * x) * np.i0(10.06126 * np.sqrt(np.clip(1 - (x / reach) ** 2, 0, 1)))
+    )
+    expected = (plain / np.i0(10.06126) * (np.abs(x) <= reach)) @ wave.numpy()
+    assert np.abs(speech.resample(wave, 22_050, 16_000).numpy() - expected).max() < 1e-9
 
 
 def test_resampling_to_the_same_rate_copies():
@@ -893,6 +909,7 @@ def test_bad_manners_of_speaking_are_refused(unchecked, arguments, message):
         (lambda: speech.impulse_response(1.0, 0, direct_db=math.nan), "direct_db must be finite"),
         (lambda: speech.resample(torch.ones(0), 8000, 16000), "waveform must have shape"),
         (lambda: speech.resample(torch.ones(4), 8000, -1), "target must be a whole number above 0"),
+        (lambda: speech.resample(torch.ones(4), 22050, 16001), "that is 22050 to 16001"),
     ],
 )  # fmt: skip
 def test_bad_requests_are_refused(call, message):

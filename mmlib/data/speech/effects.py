@@ -62,14 +62,17 @@ def _noise(shape: tuple[int, ...], seed: int, kind: str) -> Float[Tensor, "*batc
         rows = math.prod(shape[:-1])
         starts = torch.randint(len(crowd), (rows, 1), generator=generator)
         return crowd[(starts + torch.arange(shape[-1])) % len(crowd)].view(shape)
-    white = torch.randn(shape, generator=generator, dtype=torch.float64)
+    length = shape[-1]
+    if kind == "pink":
+        length = 2 ** math.ceil(math.log2(length))  # fast to transform
+    white = torch.randn((*shape[:-1], length), generator=generator, dtype=torch.float64)
     if kind == "white":
         return white
     # Power that falls as 1 / frequency; the constant part, which cannot be heard, is left out.
     spectrum = torch.fft.rfft(white)
     frequency = torch.arange(spectrum.shape[-1], dtype=torch.float64)
     falling = torch.where(frequency > 0, frequency.clamp(min=1).rsqrt(), 0.0)
-    return torch.fft.irfft(spectrum * falling, n=shape[-1])
+    return torch.fft.irfft(spectrum * falling, n=length)[..., : shape[-1]]
 
 
 @cache
@@ -153,7 +156,7 @@ def reverberate(
     response = impulse_response(rt60, seed, direct_db=direct_db, sample_rate=sample_rate)
     speech = waveform.double()
     length = speech.shape[-1]
-    size = length + len(response) - 1
+    size = 2 ** math.ceil(math.log2(length + len(response)))  # fast, and nothing wraps round
     spectrum = torch.fft.rfft(speech, n=size) * torch.fft.rfft(response.to(speech.device), n=size)
     heard = torch.fft.irfft(spectrum, n=size)[..., :length]
     before, after = (x.square().sum(-1, keepdim=True) for x in (speech, heard))

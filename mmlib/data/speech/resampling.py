@@ -1,23 +1,28 @@
 """Change of the sampling rate."""
 
 import math
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_EDGE = 0.04  # seconds of silence put around, so that the two ends do not leak into each other
 _FLAT = 0.92  # of the lower Nyquist frequency: what lies below is kept as it is
+_DECIBELS = 100.0  # by how much what lies above the limit is weakened: more than 16 bits can hold
+_LARGEST = 1000
 
 
 def resample(
     waveform: Float[Tensor, " samples"], source: int, target: int
 ) -> Float[Tensor, " resampled"]:
-    """Change the sampling rate of a waveform, keeping what both rates can carry.
+    r"""Change the sampling rate of a waveform, keeping what both rates can carry.
 
-    The waveform's Fourier series is cut off at the lower of the two Nyquist frequencies, smoothly
-    from 92 % of it on (half a period of a cosine), and evaluated at the new times. Sample ``n`` of
-    the result is at the time ``n / target``.
+    .. math:: y_n = \sum_k x_k\, h(n / f_\text{target} - k / f_\text{source})
+
+    where :math:`h` is a sinc under a Kaiser window: it passes what lies below 92 % of the lower of
+    the two Nyquist frequencies and takes 100 dB off what lies above that frequency. The window's
+    length and shape are those of Kaiser (1974). Sample ``n`` of the result is at the time
+    ``n / target``; the silence before the first sample and after the last counts as zeros.
 
     Args:
         waveform: samples at the rate ``source``.
@@ -28,7 +33,8 @@ def resample(
         ``ceil(samples * target / source)`` samples, of the same type.
 
     Raises:
-        ValueError: if a rate is not a whole number above 0, or the waveform is empty.
+        ValueError: if a rate is not a whole number above 0, the ratio of the rates is not one of
+            whole numbers up to 1,000, or the waveform is empty.
 
     >>> resample(torch.zeros(22050), 22050, 16000).shape
     torch.Size([16000])
@@ -42,16 +48,34 @@ def resample(
         return waveform.clone()
     common = math.gcd(source, target)
     up, down = target // common, source // common
-    # Lengths of whole blocks, so that the time covered is the same at both rates; a number of
-    # blocks that the fast Fourier transform likes.
-    edge = down * math.ceil(_EDGE * source / down)
-    blocks = 2 ** math.ceil(math.log2((len(waveform) + 2 * edge) / down))
-    padded = waveform.new_zeros(blocks * down, dtype=torch.float64)
-    padded[edge : edge + len(waveform)] = waveform
-    spectrum = torch.fft.rfft(padded)
-    keep = min(blocks * up, blocks * down) // 2 + 1
-    share = torch.arange(keep, dtype=torch.float64, device=waveform.device) / (keep - 1)
-    taper = 0.5 + 0.5 * torch.cos(math.pi * ((share - _FLAT) / (1 - _FLAT)).clamp(0, 1))
-    out = torch.fft.irfft(spectrum[:keep] * taper, n=blocks * up) * (up / down)
-    start = edge // down * up
-    return out[start : start + -(-len(waveform) * up // down)].to(waveform.dtype)
+    if max(up, down) > _LARGEST:
+        raise ValueError(
+            f"source and target must be in a ratio of whole numbers up to {_LARGEST}: "
+            f"got {source} and {target}, that is {down} to {up}"
+        )
+    # Every `down` samples in make `up` samples out, always with the same weights.
+    weight, reach = _weights(up, down)
+    blocks = -(-len(waveform) // down)
+    padded = waveform.new_zeros((blocks + 1) * down + 2 * reach, dtype=torch.float64)
+    padded[reach : reach + len(waveform)] = waveform
+    frames = padded.unfold(0, down + 2 * reach, down)[:blocks]
+    out = (frames @ weight.to(waveform.device)).flatten()
+    return out[: -(-len(waveform) * up // down)].to(waveform.dtype)
+
+
+@lru_cache(maxsize=8)
+def _weights(up: int, down: int) -> tuple[Tensor, int]:
+    """The share of each of ``reach + down + reach`` input samples in each of ``up`` outputs."""
+    limit = min(1.0, up / down)  # the lower Nyquist frequency, in units of the source's
+    width = (1 - _FLAT) * limit
+    reach = math.ceil((_DECIBELS - 7.95) / (2.285 * math.pi * width) / 2)
+    beta = 0.1102 * (_DECIBELS - 8.7)
+    at = torch.arange(-reach, down + reach, dtype=torch.float64)[:, None]
+    distance = torch.arange(up, dtype=torch.float64) * down / up - at  # in input samples
+    edge = limit - width / 2
+    share = (1 - (distance / reach).square()).clamp(min=0).sqrt()
+    window = torch.special.i0(beta * share) / torch.special.i0(
+        torch.tensor(beta, dtype=torch.float64)
+    )
+    window = torch.where(distance.abs() <= reach, window, 0.0)
+    return edge * torch.sinc(edge * distance) * window, reach
