@@ -53,7 +53,7 @@ ANSWERS = (
 """The thirteen answers, in the publisher's order; an answer's index is its place here."""
 
 PAD, UNKNOWN = "<pad>", "<unk>"
-"""The first two words of a vocabulary: ids 0 and 1."""
+"""The first two words of a vocabulary; their ids are 0 and 1."""
 
 _WHEEL = "fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f"
 SOURCE = Source(
