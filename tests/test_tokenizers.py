@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mmlib.data import emoji, scenes
 from mmlib.encoders import pretrained
-from mmlib.encoders.tokenizer import Backend, Tokenizer
+from mmlib.encoders.tokenizer import CLEANERS, Backend, Tokenizer
 from mmlib.encoders.tokenizers import (
     bpe_tokenizer,
     character_tokenizer,
@@ -169,6 +169,12 @@ def test_clip_equals_open_clip_on_any_text(clip, open_clip_reference, text):
     ids, keep = clip.encode([known], truncate=True)
     assert ids[0].tolist() == open_clip_reference([known])[0, : ids.shape[1]].tolist()
     assert keep.all()
+
+
+@given(text=st.text(st.characters(min_codepoint=1, max_codepoint=127), max_size=30))
+@settings(max_examples=300)
+def test_clip_cleans_ascii_as_open_clip_does(clip, open_clip_reference, text):
+    assert CLEANERS[clip.clean](text) == open_clip_reference.clean_fn(text)
 
 
 def test_clip_splits_every_character_that_python_knows_as_open_clip_does(clip, open_clip_reference):

@@ -305,9 +305,11 @@ def import_ftfy() -> Callable[[str], str]:
 
 
 def _clean_for_clip(text: str) -> str:
-    text = import_ftfy()(text)
-    # Twice, for what was escaped twice: &amp;amp; is &.
-    text = html.unescape(html.unescape(text))
+    # Mending takes more time than all the rest, and finds nothing to mend in plain ASCII.
+    if not (text.isascii() and text.isprintable() and "&" not in text):
+        text = import_ftfy()(text)
+        # Twice, for what was escaped twice: &amp;amp; is &.
+        text = html.unescape(html.unescape(text))
     return " ".join(text.split()).lower()
 
 
