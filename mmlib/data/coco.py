@@ -253,7 +253,7 @@ class Captions(RecordDataset, CocoCaptions):
         )
 
     def records(self) -> Iterator[dict]:
-        """What :func:`mmlib.data.shard_writer.write_shards` takes: the pictures' files and captions."""
+        """Pictures' files and captions, for :func:`~mmlib.data.shard_writer.write_shards`."""
         for index, image_id in enumerate(self.ids):
             yield {
                 "key": f"{image_id:012d}",

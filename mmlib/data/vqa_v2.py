@@ -232,7 +232,7 @@ class VQA(RecordDataset):
             raise ValueError("annotations must be given to know the answers: got None")
 
     def records(self) -> Iterator[dict]:
-        """What :func:`mmlib.data.shard_writer.write_shards` takes: each picture with its questions."""
+        """Pictures with their questions, for :func:`~mmlib.data.shard_writer.write_shards`."""
         by_image: dict[int, list[Asked]] = {}
         for item in self.items:
             by_image.setdefault(item.image_id, []).append(item)
