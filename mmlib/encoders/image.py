@@ -6,14 +6,14 @@ token for each patch or region, row by row, and one vector for the whole. ``keep
 pictures of the batch exist. They are defined in :mod:`mmlib.encoders.vit`,
 :mod:`mmlib.encoders.resnet` and :mod:`mmlib.encoders.backbones`.
 
-=============================  ======================  ==========================================
-encoder                        tokens of 224 pixels    weights
-=============================  ======================  ==========================================
-:class:`ViT`                   1 + 196 of 768 (B/16)   yours, or those of transformers' ViT, CLIP
-:class:`ResNet`                7 × 7 of 512 (18)       yours
-:class:`TorchvisionResNet`     7 × 7 of 2048 (50)      ImageNet, from the hub
-:class:`EfficientNetLite0`     7 × 7 of 1280           ImageNet, from pip
-=============================  ======================  ==========================================
+====================================================  ==================  =========================
+encoder                                               tokens of 224 px    weights
+====================================================  ==================  =========================
+:class:`~mmlib.encoders.vit.ViT` (B/16)               1 + 196 of 768      transformers' ViT or CLIP
+:class:`~mmlib.encoders.resnet.ResNet` (18)           7 × 7 of 512        none
+:class:`~mmlib.encoders.backbones.TorchvisionResNet`  7 × 7 of 2048 (50)  ImageNet, from the hub
+:class:`~mmlib.encoders.backbones.EfficientNetLite0`  7 × 7 of 1280       ImageNet, from pip
+====================================================  ==================  =========================
 """
 
 from mmlib.encoders.backbones import (
