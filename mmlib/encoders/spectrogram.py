@@ -63,9 +63,10 @@ def _pad(audio: Tensor, config: LogMelConfig, keep: Tensor | None) -> Tensor:
     if config.padding == "zeros":
         # After a shorter sound of the batch stand zeros too: padding needs no more care.
         return F.pad(audio, (before, total - before - samples))
+    if keep is None:
+        return F.pad(audio, (before, before), mode="reflect")[:, :total]
     # Each sound is mirrored at its own end, not at the end of the batch.
-    lengths = audio.new_full((len(audio),), samples) if keep is None else keep.sum(dim=1)
-    last = lengths.long()[:, None] - 1
+    last = keep.sum(dim=1)[:, None] - 1
     at = torch.arange(-before, total - before, device=audio.device)
     mirrored = torch.where(at.abs() > last, 2 * last - at.abs(), at.abs())
     inside = (mirrored >= 0) & (mirrored <= last)
@@ -139,10 +140,14 @@ class LogMel(nn.Module):
         if config.log == "decibel":
             features = 10.0 * features
         elif config.log == "whisper":
-            inside = features.masked_fill(~frame_keep[:, :, None], -math.inf)
+            inside = features
+            if keep is not None:
+                inside = features.masked_fill(~frame_keep[:, :, None], -math.inf)
             loudest = inside.amax(dim=(1, 2), keepdim=True)
             features = (torch.maximum(features, loudest - 8.0) + 4.0) / 4.0
-        return features.masked_fill(~frame_keep[:, :, None], 0.0), frame_keep
+        if keep is not None:
+            features = features.masked_fill(~frame_keep[:, :, None], 0.0)
+        return features, frame_keep
 
     def to_mel(
         self, features: Float[Tensor, "batch frames mels"]

@@ -55,7 +55,7 @@ def test_log_mel(side_by_side, batch, seconds):
         contestants["mmlib"](), contestants["transformers"](), rtol=0, atol=1e-3
     )
     table = side_by_side(
-        f"log-mel beside WhisperFeatureExtractor,  {batch} × {seconds} s of sound", contestants
+        f"log-mel beside WhisperFeatureExtractor, {batch} × {seconds} s of sound", contestants
     )
     show_rate(table, batch * seconds, "seconds of sound")
     assert as_fast(table, "mmlib", "transformers")
