@@ -21,8 +21,8 @@ copy the reader has installed. What espeak-ng says is not covered by its licence
 from mmlib.data.speech.effects import NOISES, add_noise, impulse_response, reverberate
 from mmlib.data.speech.resampling import resample
 from mmlib.data.speech.sets import DIGITS, KINDS, WORDS, SpeechSet, load, number_split, speak
+from mmlib.data.speech.speakers import ACCENTS, LANGUAGES, SPLITS, VOICES, Voice, voices
 from mmlib.data.speech.utterance import SAMPLE_RATE, Span, Utterance, synthesise
-from mmlib.data.speech.voices import ACCENTS, LANGUAGES, SPLITS, VOICES, Voice, voices
 
 __all__ = [
     "ACCENTS",

@@ -13,8 +13,8 @@ from mmlib.data import scenes
 from mmlib.data.scenes.draws import Dice, check_seed
 from mmlib.data.scenes.wording import RULES
 from mmlib.data.speech import store
+from mmlib.data.speech.speakers import LANGUAGES, SPLITS, VOICES, voices
 from mmlib.data.speech.utterance import RATES, SAMPLE_RATE, Span, Utterance, synthesise
-from mmlib.data.speech.voices import LANGUAGES, SPLITS, VOICES, voices
 
 #: The ten digits as they are written, a tuple for each language.
 DIGITS = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmlib.data.speech import espeak
 from mmlib.data.speech.resampling import resample
-from mmlib.data.speech.voices import ACCENTS, LANGUAGES, VOICES
+from mmlib.data.speech.speakers import ACCENTS, LANGUAGES, VOICES
 
 SAMPLE_RATE = 16_000
 RATES = (80, 450)
