@@ -37,7 +37,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from clipart_titles import concept, keywords, table
+from clipart_titles import concept, emoji_concepts, keywords, table
 from PIL import Image, features
 
 DATA = Path(__file__).parents[2] / "mmlib" / "data" / "files"
@@ -182,7 +182,7 @@ def drawings(cache: Path) -> list[tuple[dict, Image.Image]]:
     about = {k: metadata(svg) for k, svg in members(fetch("openclipart-svg", cache), "svg", paths)}
     shown = {k: tile(png) for k, png in members(fetch("openclipart-png", cache), "png", paths)}
     emoji = json.loads((DATA / "emoji" / "emoji.json").read_text(encoding="utf-8"))
-    concepts = {row["name"]: row["concept"] for row in emoji}
+    concepts = emoji_concepts((row["name"], row["concept"]) for row in emoji)
     result = []
     for path, caption, category in rows:
         entry = about[path]

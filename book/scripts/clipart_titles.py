@@ -53,21 +53,21 @@ NOISE = frozenset(
     character chevrolet chevy clean clie clip color colour commercial common communion compact
     concorde cover crash creature crepuscular cuppa cuptazzacolazione cut d'aosta day death
     desert deserts design desktop destroy discordia display dodge drawing ean eat ebay edison
-    eiffel elegant emule en experiences extraordinary fanart fast fest festive file filesystem
-    find flat flourish foul french front gene genealogy go gogh gray greenskin greyling gsm
-    gundam hash header help hole hopper hummer icon icons idea ideas illustration image
-    imformation india indiana info information insecure io italy jeep jensen jumbo kamal kawai
-    kexi knowledge landcruiser latinamerica layout lcd lindorm lindworm logo logos looking
-    lovely lumen mark mathsymbol mecanica menu mercator mid midautumn mig mimeicon model modern
-    monochrome monotreme mt_hood multiplying musichall mythological nations neon nice
-    nimbochromis ninjastar nitrox nox noze nymb object objects odkurzacz old one openclipart
-    oregon outside p2p page paragraph paris paul pc pda picture pimp piracy place places plasma
-    pogotowia pop prague pretty print product profile propulsion protein pudim puller pulsante
-    pulsanti quick rating rca reference rod roller roundpoint rubik saint saku salon schwoo
-    shape shot sim skoda slim slon slouch small snap sparkling speak stick stirrer style sucker
-    sudden svg symbol symbols take_off terrible text theme think thinking tile toyota trimmer
-    ugly umts unit universal unlocked unsorted upc ussr utils valle van vegetal venus venustus
-    vgcats vhs vincent word words writer young zoo
+    eiffel elegant en experiences extraordinary fanart fast fest festive file filesystem find
+    flat flourish foul french front gene genealogy go gogh gray greenskin greyling gsm hash
+    header help hole hopper hummer icon icons idea ideas illustration image imformation india
+    indiana info information insecure io italy jeep jensen jumbo kamal kawai knowledge
+    landcruiser latinamerica layout lcd lindorm lindworm logo logos looking lovely lumen
+    mathsymbol mecanica menu mercator mid midautumn mig mimeicon model modern monochrome
+    monotreme mt_hood multiplying musichall mythological nations neon nice nimbochromis
+    ninjastar nitrox nox noze nymb object objects odkurzacz old one openclipart oregon outside
+    page paragraph paris paul pc pda picture pimp piracy place places plasma pogotowia pop
+    prague pretty print product profile propulsion protein pudim puller pulsante pulsanti quick
+    rating rca reference rod roller roundpoint rubik saint salon schwoo shape shot sim skoda
+    slim slon slouch small snap sparkling speak stick stirrer style sucker sudden svg symbol
+    symbols terrible text theme think thinking tile toyota trimmer ugly umts unit universal
+    unlocked unsorted upc ussr utils valle van vegetal venus venustus vgcats vhs vincent word
+    words writer young zoo
     """.split()
 )
 
@@ -206,13 +206,13 @@ COMPOUNDS = frozenset(
     juice_box lightning_bolt magnifying_glass meat_grinder microphone_stand milk_carton
     mobile_phone music_player musical_note oil_lamp oil_pump onion_ring paint_roller palm_tree
     paper_bag paper_clip paper_plane paw_print piano_key picture_frame piggy_bank pill_bottle
-    postage_stamp power_symbol puzzle_cube question_mark racing_car radio_tower record_player
-    recycling_bin recycling_symbol ring_binder roller_skate rubber_duck rubber_stamp rugby_ball
-    safety_pin sailing_boat sailing_ship satellite_dish shoe_print sleeping_bag sports_car
-    stick_figure sticking_plaster sticky_tape street_sign table_tennis_bat tape_measure
-    teddy_bear telephone_receiver tennis_racket test_tube thought_bubble throwing_star top_hat
-    toy_block toy_train traffic_light trumpet_player usb_stick vacuum_cleaner volleyball_net
-    warning_sign waste_bin water_skier water_tower wedding_cake
+    postage_stamp power_symbol puzzle_cube racing_car radio_tower record_player recycling_bin
+    recycling_symbol ring_binder roller_skate rubber_duck rubber_stamp rugby_ball safety_pin
+    sailing_boat sailing_ship satellite_dish shoe_print sleeping_bag sports_car stick_figure
+    sticking_plaster sticky_tape street_sign table_tennis_bat tape_measure teddy_bear
+    telephone_receiver tennis_racket test_tube thought_bubble throwing_star top_hat toy_block
+    toy_train traffic_light trumpet_player usb_stick vacuum_cleaner warning_sign waste_bin
+    water_skier water_tower wedding_cake
     """.split()
 )
 # Captions whose object the rule does not find.
@@ -244,10 +244,9 @@ NOUNS = {
     "plate of french fries": "plate", "plate of spaghetti": "plate",
     "pot of paint and paintbrush": "paint pot", "rabbit in a magic hat": "magic hat",
     "red diamond": "card suit", "red jack": "king", "salamander": "lizard",
-    "staff with two snakes": "staff with snakes", "starfish and fish": "fish",
-    "three people": "group", "thumbs up": "thumbs up", "toadstool": "mushroom",
-    "two women dancing": "dancer", "wheelchair symbol": "wheelchair symbol",
-    "yin and yang": "yin and yang",
+    "starfish and fish": "fish", "three people": "group", "thumbs up": "thumbs up",
+    "toadstool": "mushroom", "two women dancing": "dancer",
+    "wheelchair symbol": "wheelchair symbol", "yin and yang": "yin and yang",
 }  # fmt: skip
 
 # Objects that an emoji shows under another name.
@@ -302,40 +301,39 @@ EMOJI = {
     "karate": "martial arts uniform", "king": "prince", "knife": "kitchen knife",
     "ladybird": "lady beetle", "lamp": "couch and lamp", "landscape": "national park",
     "lantern": "red paper lantern", "lasagna": "spaghetti", "leaf": "fallen leaf",
-    "lemonade": "cup with straw", "lettuce": "leafy green", "lightning": "high voltage",
-    "lightning bolt": "high voltage", "lip": "mouth", "lock": "locked", "magic hat": "top hat",
+    "lemonade": "cup with straw", "lightning": "high voltage", "lightning bolt": "high voltage",
+    "lip": "mouth", "lock": "locked", "magic hat": "top hat",
     "magnifying glass": "magnifying glass tilted left",
     "mailbox": "closed mailbox with raised flag", "map": "world map", "mask": "performing arts",
-    "microphone stand": "microphone", "milk": "glass of milk", "milk carton": "glass of milk",
+    "microphone stand": "microphone", "milk carton": "glass of milk",
     "miner": "construction worker", "mitten": "gloves", "monster": "alien monster",
     "moon": "full moon", "mother": "woman", "muffin": "cupcake", "mug": "hot beverage",
     "note": "memo", "nurse": "health worker", "oil lamp": "diya lamp", "oil pump": "oil drum",
     "olive branch": "olive", "orange": "tangerine", "orca": "whale", "padlock": "locked",
     "painter": "artist", "palette": "artist palette", "pan": "cooking",
     "paper": "page facing up", "paper clip": "paperclip", "parasol": "beach with umbrella",
-    "parcel": "package", "parchment": "scroll", "pasta": "spaghetti", "pepper": "bell pepper",
+    "parcel": "package", "parchment": "scroll", "pepper": "bell pepper",
     "piano": "musical keyboard", "piano key": "musical keyboard",
     "picture frame": "framed picture", "pigeon": "dove", "pill bottle": "pill",
     "pistol": "water pistol", "planet": "ringed planet", "plate": "fork and knife with plate",
     "pliers": "clamp", "policeman": "police officer", "policewoman": "police officer",
     "pot": "pot of food", "present": "wrapped gift", "pudding": "custard",
-    "pumpkin": "jack-o-lantern", "punk": "man", "queen": "princess",
-    "question mark": "red question mark", "quill": "feather", "radish": "root vegetable",
-    "record": "optical disk", "rifle": "water pistol", "rubber duck": "duck",
-    "rugby ball": "rugby football", "sailing boat": "sailboat", "sailing ship": "sailboat",
-    "sailor": "person", "sandal": "thong sandal", "satellite dish": "satellite antenna",
-    "sausage": "hot dog", "saw": "carpentry saw", "screw": "nut and bolt", "seagull": "bird",
-    "server": "desktop computer", "sheep": "ewe", "shirt": "t-shirt", "shoe": "running shoe",
-    "sign": "no entry", "signpost": "placard", "skyline": "cityscape",
-    "skyscraper": "office building", "sledge": "sled", "smiley": "grinning face",
-    "sombrero": "woman’s hat", "soup": "pot of food", "spade": "spade suit",
-    "sports car": "racing car", "sticking plaster": "adhesive bandage",
+    "pumpkin": "jack-o-lantern", "punk": "man", "queen": "princess", "quill": "feather",
+    "radish": "root vegetable", "record": "optical disk", "rifle": "water pistol",
+    "rubber duck": "duck", "rugby ball": "rugby football", "sailing boat": "sailboat",
+    "sailing ship": "sailboat", "sailor": "person", "sandal": "thong sandal",
+    "satellite dish": "satellite antenna", "sausage": "hot dog", "saw": "carpentry saw",
+    "screw": "nut and bolt", "seagull": "bird", "server": "desktop computer", "sheep": "ewe",
+    "shirt": "t-shirt", "shoe": "running shoe", "sign": "no entry", "signpost": "placard",
+    "skyline": "cityscape", "skyscraper": "office building", "sledge": "sled",
+    "smiley": "grinning face", "sombrero": "woman’s hat", "soup": "pot of food",
+    "spade": "spade suit", "sports car": "racing car", "sticking plaster": "adhesive bandage",
     "streamer": "party popper", "suitcase": "luggage", "surfboard": "person surfing",
     "swallow": "bird", "sweet": "candy", "sword": "crossed swords", "symbol": "female sign",
     "table tennis bat": "ping pong", "target": "bullseye", "tea": "hot beverage",
     "telephone receiver": "telephone", "tennis racket": "tennis", "tepee": "tent",
     "thought bubble": "thought balloon", "thundercloud": "cloud with lightning",
-    "tick": "check mark", "toy train": "locomotive", "traffic light": "vertical traffic light",
+    "toy train": "locomotive", "traffic light": "vertical traffic light",
     "tree": "deciduous tree", "truck": "delivery truck", "turban": "person wearing turban",
     "van": "delivery truck", "wall": "brick", "wallet": "purse", "warning sign": "warning",
     "wasp": "honeybee", "waste bin": "wastebasket", "water skier": "person surfing",
@@ -389,16 +387,27 @@ def concept(caption: str, emoji: Mapping[str, str]) -> str:
 
     Args:
         caption: of a drawing.
-        emoji: concepts of the emoji by their names.
+        emoji: concepts of the emoji by their names, as `emoji_concepts` gives them.
 
     Raises:
         KeyError: if `EMOJI` names an emoji that does not exist.
     """
     word = noun(caption)
     if word in EMOJI:
-        return emoji[EMOJI[word]]
-    by_name = {singular_name(name): value for name, value in reversed(emoji.items())}
-    return word if word in NOT_EMOJI else by_name.get(singular_name(word), word)
+        return emoji[singular_name(EMOJI[word])]
+    return word if word in NOT_EMOJI else emoji.get(singular_name(word), word)
+
+
+def emoji_concepts(rows: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Concepts of the emoji by their names in lower case and singular; the first one counts.
+
+    Args:
+        rows: name and concept of every emoji.
+    """
+    found: dict[str, str] = {}
+    for name, value in rows:
+        found.setdefault(singular_name(name), value)
+    return found
 
 
 def singular_name(name: str) -> str:
