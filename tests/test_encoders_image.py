@@ -26,7 +26,7 @@ from mmlib.encoders.preprocessing import RECIPES, preprocess
 ENCODERS = {
     "vit": lambda: ViT(ViTConfig(image_size=32, dim=32, layers=2)),
     "vit mean": lambda: ViT(
-        ViTConfig(image_size=32, dim=32, layers=2, pooling="mean", class_token=False)
+        ViTConfig(image_size=32, dim=32, layers=2, pool="mean", class_token=False)
     ),
     "vit clip": lambda: ViT(
         ViTConfig(image_size=32, dim=32, layers=2, norm_before=True, patch_bias=False)
@@ -166,12 +166,12 @@ def test_patches_are_numbered_row_by_row():
     assert embedding(picture).flatten().tolist() == [0.0, 4.0, 8.0, 12.0, 16.0, 20.0]
 
 
-@pytest.mark.parametrize("pooling, class_token", [("cls", True), ("mean", True), ("mean", False)])
-def test_pooling(pooling, class_token):
-    config = ViTConfig(image_size=16, dim=16, layers=1, pooling=pooling, class_token=class_token)
+@pytest.mark.parametrize("pool, class_token", [("cls", True), ("mean", True), ("mean", False)])
+def test_pooling(pool, class_token):
+    config = ViTConfig(image_size=16, dim=16, layers=1, pool=pool, class_token=class_token)
     encoded = randomise(ViT(config))(torch.rand(2, 3, 16, 16))
     assert encoded.tokens.shape[1] == 4 + class_token
-    if pooling == "cls":
+    if pool == "cls":
         expected = encoded.tokens[:, 0]
     else:
         expected = encoded.tokens[:, -4:].mean(dim=1)
@@ -198,7 +198,7 @@ def test_attention_goes_back_on_the_picture():
 
 
 def test_positions_tell_the_order():
-    vit = ViT(ViTConfig(image_size=16, dim=16, layers=1, pooling="mean"))
+    vit = ViT(ViTConfig(image_size=16, dim=16, layers=1, pool="mean"))
     picture = torch.rand(1, 3, 16, 16)
     assert (vit(picture).pooled - vit(picture.roll(8, dims=3)).pooled).abs().max() > 1e-4
     with torch.no_grad():
@@ -243,7 +243,7 @@ def test_bad_vit_config(options, message):
 
 
 def test_bad_choices(unchecked):
-    for config, options in ((ViTConfig, {"pooling": "max"}), (ResNetConfig, {"stem": "tiny"})):
+    for config, options in ((ViTConfig, {"pool": "max"}), (ResNetConfig, {"stem": "tiny"})):
         given = object.__new__(config)
         for key, value in (vars(config()) | options).items():
             object.__setattr__(given, key, value)

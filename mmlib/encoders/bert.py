@@ -72,8 +72,9 @@ class BertConfig:
                 raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
         if self.pool not in ("cls", "mean"):
             raise ValueError(f"pool must be 'cls' or 'mean': got {self.pool!r}")
-        self.transformer()  # checks the rest
+        self.transformer  # noqa: B018 - checks the rest
 
+    @property
     def transformer(self) -> TransformerConfig:
         """What the blocks are made of: post-norm, as in 2017."""
         return TransformerConfig(
@@ -172,7 +173,7 @@ class Bert(nn.Module):
         super().__init__()
         self.config, self.dim = config, config.dim
         self.embeddings = BertEmbeddings(config)
-        self.encoder = Encoder(config.transformer())
+        self.encoder = Encoder(config.transformer)
         self.pooler = nn.Linear(config.dim, config.dim) if config.pool == "cls" else None
         for name, parameter in self.named_parameters():  # as the paper does; norms stay
             if parameter.ndim == 2:

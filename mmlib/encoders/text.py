@@ -89,8 +89,9 @@ class TextTransformerConfig:
             raise ValueError("end_id is needed: pool is 'end'")
         if self.end_id is not None and not 0 <= self.end_id < self.vocab_size:
             raise ValueError(f"end_id must lie from 0 to {self.vocab_size - 1}: got {self.end_id}")
-        self.transformer()  # checks the rest
+        self.transformer  # noqa: B018 - checks the rest
 
+    @property
     def transformer(self) -> TransformerConfig:
         """What the blocks are made of: pre-norm, and a norm at the end."""
         return TransformerConfig(
@@ -129,7 +130,7 @@ class TextTransformer(nn.Module):
         self.position = LearnedPositions(config.dim, config.max_length, std=0.01)
         self.dropout = nn.Dropout(config.dropout)
         # A decoder without a memory to attend to is a stack of causal blocks.
-        self.stack = (Decoder if config.causal else Encoder)(config.transformer())
+        self.stack = (Decoder if config.causal else Encoder)(config.transformer)
         nn.init.normal_(self.token.weight, std=0.02)  # both spreads are CLIP's
 
     def forward(

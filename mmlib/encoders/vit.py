@@ -37,7 +37,7 @@ class ViTConfig:
         heads: Attention heads; must divide ``dim``.
         layers: Blocks.
         mlp_dim: Hidden width of the feed-forward layer, ``4 * dim`` by default.
-        pooling: What stands for the whole picture: ``"cls"``, the class token, or ``"mean"``,
+        pool: What stands for the whole picture: ``"cls"``, the class token, or ``"mean"``,
             the mean of the patches' tokens (without the class token).
         norm_eps: What every layer norm adds to the variance: 1e-12 in transformers' ViT, 1e-5
             in CLIP, 1e-6 in the paper's code.
@@ -58,7 +58,7 @@ class ViTConfig:
     heads: int = 4
     layers: int = 4
     mlp_dim: int | None = None
-    pooling: Literal["cls", "mean"] = "cls"
+    pool: Literal["cls", "mean"] = "cls"
     norm_eps: float = 1e-6
     activation: Literal["gelu", "quick_gelu", "relu"] = "gelu"
     dropout: float = 0.0
@@ -75,10 +75,10 @@ class ViTConfig:
                 "patch_size must divide image_size: "
                 f"got image_size={self.image_size}, patch_size={self.patch_size}"
             )
-        if self.pooling not in ("cls", "mean"):
-            raise ValueError(f"pooling must be 'cls' or 'mean': got {self.pooling!r}")
-        if self.pooling == "cls" and not self.class_token:
-            raise ValueError("pooling 'cls' needs class_token=True; without it take 'mean'")
+        if self.pool not in ("cls", "mean"):
+            raise ValueError(f"pool must be 'cls' or 'mean': got {self.pool!r}")
+        if self.pool == "cls" and not self.class_token:
+            raise ValueError("pool 'cls' needs class_token=True; without it take 'mean'")
         self.transformer  # noqa: B018 - checks the rest
 
     @property
@@ -225,7 +225,7 @@ class ViT(nn.Module):
             x = torch.cat([self.class_token.expand(len(x), 1, -1).to(x.dtype), x], dim=1)
         x = self.dropout(x + self._positions(height, width))
         tokens, weights = self.encoder(self.norm_before(x), return_weights=return_weights)
-        if config.pooling == "cls":
+        if config.pool == "cls":
             pooled = tokens[:, 0]
         else:
             pooled = tokens[:, int(config.class_token) :].mean(dim=1)
