@@ -208,8 +208,8 @@ class TransformerBlock(nn.Module):
                 return_weights=return_weights,
             )
             x = self._after(self.cross_norm, x + self.dropout(out))
-        out = self.mlp(self._before(self.mlp_norm, x))
-        x = self._after(self.mlp_norm, x + self.dropout(out))
+        del out  # else it is held while the widest layer runs
+        x = self._after(self.mlp_norm, x + self.dropout(self.mlp(self._before(self.mlp_norm, x))))
         return x, LayerWeights(self_weights, cross_weights) if return_weights else None
 
     def _before(self, norm: nn.LayerNorm, x: Tensor) -> Tensor:
