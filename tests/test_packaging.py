@@ -371,7 +371,17 @@ LAYERS = [
     ["attention"],
     ["positions", "block", "decoding", "transformer"],
     ["encoders"],
-    *[[name] for name in ("large_batches", "pretraining", "fusion", "contrastive", "alignment", "matching")],
+    *[
+        [name]
+        for name in (
+            "large_batches",
+            "pretraining",
+            "fusion",
+            "contrastive",
+            "alignment",
+            "matching",
+        )
+    ],
     *[[name] for name in ("captioning", "vae", "clip", "dalle", "multimodal", "adapters", "vqa")],
     ["judge"],
     ["applications"],

@@ -1,11 +1,12 @@
-"""Write the numbers and the generated parts of ``book/data.md``.
+"""Write the numbers and the generated parts of ``book/data.md`` and its subpages.
 
     python book/scripts/data_page.py
 
 A number that is followed by ``<!--D:key-->`` is the value of that key in `numbers`; the text
 between ``<!-- begin:name -->`` and ``<!-- end:name -->`` is the value of that name in `blocks`.
 Both are computed from ``mmlib.data`` here, and ``tests/book/test_data_page.py`` computes them
-again: no number on that page is typed by hand.
+again: no number on those pages is typed by hand. The numbers of each subpage have a module of
+their own, ``data_numbers_NAME.py``.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+import data_numbers_clipart
+import data_numbers_easy_vqa
+import data_numbers_speech
 import numpy as np
 from emoji_concepts import NEAR, Entry, concepts, distances
 
 from mmlib.data import emoji, scenes
 
-PAGE = Path(__file__).resolve().parents[1] / "data.md"
+BOOK = Path(__file__).resolve().parents[1]
+PAGES = [BOOK / "data.md", *sorted(BOOK.glob("data-*.md"))]
 FILES = Path(emoji.__file__).parent / "files" / "emoji"
 NUMBER = re.compile(r"[\d,.]+(?=<!--D:([\w.]+)-->)")
 BLOCK = re.compile(r"(<!-- begin:(\w+) -->\n).*?(<!-- end:\2 -->)", re.DOTALL)
@@ -74,7 +79,7 @@ def apart(labels: Sequence) -> int:
 
 @cache
 def numbers() -> dict[str, str]:
-    """Every number of the page, as it is printed."""
+    """Every number of the pages, as it is printed."""
     data, entries, distance = measured()
     test = splits()["whole concepts"]
     sizes = Counter(data.concepts)
@@ -118,6 +123,8 @@ def numbers() -> dict[str, str]:
     }
     for rank, (_, size) in enumerate(sizes.most_common(3), 1):
         values[f"emoji.largest{rank}"] = size
+    for others in (data_numbers_clipart, data_numbers_easy_vqa, data_numbers_speech):
+        values |= others.numbers()
     return {key: _print(value) for key, value in values.items()}
 
 
@@ -129,8 +136,9 @@ def _print(value: str | float) -> str:
 
 @cache
 def blocks() -> dict[str, str]:
-    """Every generated part of the page, Markdown."""
-    return {"groups": _groups(), "scene": _scene(), "clip": _clip()}
+    """Every generated part of the pages, Markdown."""
+    own = {"groups": _groups(), "scene": _scene(), "clip": _clip()}
+    return own | data_numbers_clipart.blocks()
 
 
 def _groups() -> str:
@@ -172,7 +180,7 @@ def _clip() -> str:
 
 
 def filled(text: str) -> str:
-    """The page with today's numbers and generated parts.
+    """A page with today's numbers and generated parts.
 
     Raises:
         KeyError: if the page asks for a number or a part that does not exist.
@@ -183,11 +191,12 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    """Fill the page in."""
-    old = PAGE.read_text(encoding="utf-8")
-    new = filled(old)
-    PAGE.write_text(new, encoding="utf-8")
-    print(f"{PAGE.name}: {'unchanged' if new == old else 'rewritten'}")
+    """Fill the pages in."""
+    for page in PAGES:
+        old = page.read_text(encoding="utf-8")
+        new = filled(old)
+        page.write_text(new, encoding="utf-8")
+        print(f"{page.name}: {'unchanged' if new == old else 'rewritten'}")
 
 
 if __name__ == "__main__":

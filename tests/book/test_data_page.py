@@ -19,33 +19,43 @@ GIVEN = (
 )
 
 
+@pytest.fixture(scope="module", params=data_page.PAGES, ids=lambda path: path.stem)
+def page(request) -> str:
+    return request.param.read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
-def page() -> str:
-    return data_page.PAGE.read_text(encoding="utf-8")
+def overview() -> str:
+    return data_page.PAGES[0].read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def everything() -> str:
+    return "\n".join(path.read_text(encoding="utf-8") for path in data_page.PAGES)
 
 
 def test_the_page_is_what_the_script_writes(page):
     assert data_page.filled(page) == page
 
 
-def test_a_wrong_number_or_part_is_noticed(page):
-    spoilt = page.replace("1,641<!--D:emoji.count-->", "1,640<!--D:emoji.count-->")
-    assert spoilt != page
-    assert data_page.filled(spoilt) == page
-    spoilt = page.replace("| **all** |", "| **All** |")
-    assert spoilt != page
-    assert data_page.filled(spoilt) == page
+def test_a_wrong_number_or_part_is_noticed(overview):
+    spoilt = overview.replace("1,641<!--D:emoji.count-->", "1,640<!--D:emoji.count-->")
+    assert spoilt != overview
+    assert data_page.filled(spoilt) == overview
+    spoilt = overview.replace("| **all** |", "| **All** |")
+    assert spoilt != overview
+    assert data_page.filled(spoilt) == overview
     with pytest.raises(KeyError, match="emoji.flags"):
         data_page.filled("270<!--D:emoji.flags-->")
 
 
-def test_every_number_and_part_is_used(page):
-    assert set(data_page.NUMBER.findall(page)) == set(data_page.numbers())
-    assert {match[2] for match in data_page.BLOCK.finditer(page)} == set(data_page.blocks())
+def test_every_number_and_part_is_used(everything):
+    assert set(data_page.NUMBER.findall(everything)) == set(data_page.numbers())
+    assert {match[2] for match in data_page.BLOCK.finditer(everything)} == set(data_page.blocks())
 
 
-def test_no_number_is_typed_by_hand(page):
-    prose = data_page.BLOCK.sub("", page)
+def test_no_number_is_typed_by_hand(overview):
+    prose = data_page.BLOCK.sub("", overview)
     prose = re.sub(r"```.*?```|`[^`]*`", "", prose, flags=re.DOTALL)  # code and figures
     prose = "\n".join(line for line in prose.splitlines() if not line.startswith("|"))
     prose = re.sub(r"^\d\. ", "", prose, flags=re.MULTILINE)
@@ -80,9 +90,10 @@ def test_the_scene_on_the_page_is_described_truly():
         assert all(scenes.is_true(caption, scene, language) for caption in captions)
 
 
-def test_figures_are_there_small_and_described(page):
-    figures = re.findall(r"```\{figure\} assets/(data_\S+)\n((?::.*\n)*)", page)
-    assert {name for name, _ in figures} == set(figures_data.FIGURES)
+def test_figures_are_there_small_and_described(everything):
+    figures = re.findall(r"```\{figure\} assets/(data_\S+)\n((?::.*\n)*)", everything)
+    assert {name for name, _ in figures} == {path.name for path in ASSETS.glob("data_*.*")}
+    assert set(figures_data.FIGURES) < {name for name, _ in figures}
     for name, options in figures:
         path = ASSETS / name
         assert path.stat().st_size <= 200_000, name
@@ -94,6 +105,14 @@ def test_figures_are_there_small_and_described(page):
             assert "<title>" in svg
         else:
             assert "dark-light" in options  # no white behind the gaps on a dark page
+
+
+def test_players_have_a_name_and_a_small_sound(everything):
+    players = re.findall(r"<audio [^>]*>", everything)
+    sounds = {path.name for path in (ASSETS / "static" / "audio").iterdir()}
+    assert {re.search(r'src="../_static/audio/([^"]+)"', player)[1] for player in players} == sounds
+    assert all(re.search(r'aria-label="[^"]{10,}"', player) for player in players)
+    assert sum(path.stat().st_size for path in (ASSETS / "static" / "audio").iterdir()) < 200_000
 
 
 @pytest.mark.parametrize("name", [name for name in figures_data.FIGURES if "webp" in name])
