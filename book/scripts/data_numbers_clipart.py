@@ -68,7 +68,6 @@ def numbers() -> dict[str, str]:
         "concepts_test_percent": 100 * len(held) / len(concepts),
         "shared_concepts": len(shared),
         "shared": sum(concept in shared for concept in data.concepts),
-        "shared_test": sum(c in shared and c in held for c in data.concepts),
         "in_emoji_train": len(held & seen),
         "joint": len(data) + len(symbols),
         "joint_test": int(test.sum()) + symbols_test,
