@@ -191,7 +191,17 @@ def test_the_wheel_holds_the_library_and_its_data(wheel):
     assert wheel.stat().st_size <= 50e6
 
 
-@pytest.mark.parametrize("pattern", ["ledger/*.json", "data/files/emoji/*"])
+def test_the_shipped_data_are_small_and_licensed():
+    folders = [path for path in (ROOT / "mmlib" / "data" / "files").iterdir() if path.is_dir()]
+    assert {path.name for path in folders} >= {"emoji", "clipart"}
+    assert sum(path.stat().st_size for folder in folders for path in folder.iterdir()) <= 7e6
+    for folder in folders:
+        names = {path.name for path in folder.iterdir()}
+        assert {"ATTRIBUTION.md", "SHA256SUMS"} <= names
+        assert any(name.startswith("LICENSE") for name in names), folder.name
+
+
+@pytest.mark.parametrize("pattern", ["ledger/*.json", "data/files/emoji/*", "data/files/clipart/*"])
 def test_the_data_exist(wheel, pattern):
     with zipfile.ZipFile(wheel) as archive:
         assert [name for name in archive.namelist() if Path(name).match(f"mmlib/{pattern}")]
