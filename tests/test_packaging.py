@@ -381,18 +381,12 @@ LAYERS = [
     ["attention"],
     ["positions", "block", "decoding", "transformer"],
     ["encoders"],
-    *[
-        [name]
-        for name in (
-            "large_batches",
-            "pretraining",
-            "fusion",
-            "contrastive",
-            "alignment",
-            "matching",
-        )
-    ],
-    *[[name] for name in ("captioning", "vae", "clip", "dalle", "multimodal", "adapters", "vqa")],
+    ["pretraining", "language_model", "fine_tuning"],
+    ["fusion", "fusion_tokens", "fusion_models"],
+    ["large_batches", "contrastive"],
+    ["alignment", "region_words", "graph_matching", "dual_learning"],
+    *[[name] for name in ("matching", "captioning", "vae", "clip", "dalle", "multimodal")],
+    *[[name] for name in ("adapters", "vqa")],
     ["judge"],
     ["applications"],
     ["serving"],
