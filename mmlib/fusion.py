@@ -127,7 +127,9 @@ class _Projected(nn.Module):
         self.dims, self.dim = tuple(dims), dim
         self.projections = nn.ModuleList(nn.Linear(given, dim) for given in dims)
 
-    def project(self, vectors: Vectors, keep: Present) -> tuple[list[Tensor], Tensor]:
+    def project(
+        self, vectors: Sequence[Tensor], keep: Tensor | None
+    ) -> tuple[list[Tensor], Tensor]:
         vectors, keep = _checked(vectors, keep, dims=self.dims)
         return [map_(v) for map_, v in zip(self.projections, vectors, strict=True)], keep
 
@@ -303,7 +305,11 @@ OPERATORS = {
 
 
 def _checked(
-    vectors: Vectors, keep: Present, *, same: bool = False, dims: tuple[int, ...] | None = None
+    vectors: Sequence[Tensor],
+    keep: Tensor | None,
+    *,
+    same: bool = False,
+    dims: tuple[int, ...] | None = None,
 ) -> tuple[list[Tensor], Tensor]:
     """The vectors with zeros for those that do not exist, and a mask that is there."""
     if not len(vectors):

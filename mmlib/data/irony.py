@@ -3,7 +3,7 @@ r"""Messages that are meant, or not: words, an emoji and a voice (反讽, irony)
 "What a lovely day", and the face beside it rolls its eyes. Each message has three modalities, and
 each of them is positive or negative:
 
-* the **words** praise or complain: sentences from templates, a third of them negated;
+* the **words** praise or complain: sentences from templates, without negations;
 * the **emoji** shows the writer's feeling: a real picture, and its polarity is what people made of
   it (:mod:`mmlib.data.emoji_ratings`);
 * the **voice** shows the same feeling: the same sentence, said fast and high, or slow and low.
@@ -66,19 +66,16 @@ _TEMPLATES = {
     "seen": (
         *("the {thing} was {word}", "what a {word} {thing}", "i found the {thing} {word}"),
         *("that was a {word} {thing}", "my {thing} turned out {word}", "we had a {word} {thing}"),
-        *("the {thing} is so {word}", "this {thing} felt really {word}"),
-        *("the {thing} was not {word}", "i would not call the {thing} {word}"),
-        *("this is not a {word} {thing}", "that {thing} was never {word}"),
+        *("the {thing} is so {word}", "this {thing} felt really {word}", "i call that {word}"),
+        *("this {thing} is {word}", "a {word} {thing} , i found", "so {word} was my {thing}"),
     ),
     "unseen": (
         *("that {thing} was so {word}", "i call this a {word} {thing}", "my {thing} is {word}"),
         *("so this was what we call a {word} {thing}", "the {thing} we had turned out {word}"),
         *("we found the {thing} really {word}", "what we had was a {word} {thing}"),
-        *("my {thing} is not {word}", "i found that the {thing} was never {word}"),
-        *("we would not call that a {word} {thing}", "the {thing} is never {word}"),
     ),
 }
-"""Sentences to fill in. The unseen ones are made of words of the seen ones; a third is negated."""
+"""Sentences to fill in. The unseen ones are made of words of the seen ones."""
 
 TEMPLATES = tuple(_TEMPLATES)
 
@@ -107,8 +104,7 @@ def sentence(templates: str = "seen", *, generator: torch.Generator) -> Sentence
 
     template, thing = draw(_TEMPLATES[templates]), draw(_THINGS)
     positive = bool(torch.randint(2, (), generator=generator))
-    negated = bool({"not", "never"} & set(template.split()))
-    text = template.format(thing=thing, word=draw(_WORDS[positive != negated]))
+    text = template.format(thing=thing, word=draw(_WORDS[positive]))
     return Sentence(re.sub(r"\ba (?=[aeu])", "an ", text), positive)
 
 
