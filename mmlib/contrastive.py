@@ -117,6 +117,10 @@ def info_nce(
     (0.7437, 0.7437)
     """
     queries, keys = _unit(queries=queries), _unit(keys=keys)
+    if queries.shape[1] != keys.shape[1]:
+        raise ValueError(
+            f"queries and keys must have one dim: got {queries.shape[1]} and {keys.shape[1]}"
+        )
     shape = (len(queries), len(keys))
     for name, mask in (("positives", positives), ("keep", keep)):
         _check_mask(name, mask, shape)
@@ -154,7 +158,8 @@ def clip_loss(
         image_features: Row ``i`` belongs to row ``i`` of the texts.
         text_features: As many.
         logit_scale: The factor on the cosines.
-        groups: Equal numbers for items that belong together: equal captions, say.
+        groups: Equal numbers for items that belong together, on whatever rank they are: equal
+            captions, say.
         gather: Compare with the items of all ranks, which must have as many each.
         chunk: Rows of the logits held at a time; all by default. Less memory, the same result.
 
@@ -306,8 +311,10 @@ def alignment(
     Hypersphere*, ICML 2020.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, or a power of 0 or less.
     """
+    if not power > 0:
+        raise ValueError(f"power must be above 0: got {power}")
     x, y = _pair(x, y, ("x", "y"))
     return (x - y).norm(dim=1).pow(power).mean()
 
@@ -321,8 +328,10 @@ def uniformity(x: Float[Tensor, "batch dim"], temperature: float = 2.0) -> Float
     dimensions. Wang and Isola, ICML 2020, whose :math:`t` is the ``temperature`` here.
 
     Raises:
-        ValueError: fewer than two points.
+        ValueError: fewer than two points, or a temperature of 0 or less.
     """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0: got {temperature}")
     x = _unit(x=x)
     if len(x) < 2:
         raise ValueError("x must hold at least two points: got 1")

@@ -132,6 +132,26 @@ def test_a_twin_is_no_negative():
     assert not torch.allclose(push(None), push(torch.tensor([0, 1, 0, 2])), atol=1e-2)
 
 
+def test_equal_captions_need_no_groups_in_a_softmax_but_elsewhere():
+    """Where twins have one and the same text vector, equal shares leave the gradient as it is."""
+    captions = torch.tensor([0, 1, 0, 2, 0, 1, 3])
+    table = draw(4, 5, seed=4)
+
+    def gradients(loss, groups):
+        image, text = IMAGE.clone().requires_grad_(), table.clone().requires_grad_()
+        return torch.autograd.grad(loss(image, text[captions], groups), (image, text))
+
+    def clip(image, text, groups):
+        return clip_loss(image, text, 9.0, groups=groups)
+
+    def sigmoid(image, text, groups):
+        return siglip_loss(image, text, 9.0, -3.0, groups=groups)
+
+    torch.testing.assert_close(gradients(clip, None), gradients(clip, captions))
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(gradients(sigmoid, None), gradients(sigmoid, captions))
+
+
 def test_groups_are_positives_of_each_other():
     same = GROUPS[:, None] == GROUPS
     one_way = info_nce(IMAGE, TEXT, 9.0, positives=same)
@@ -483,6 +503,15 @@ BAD = {
         "mining must be one of",
     ),
     "anchors": (triplet_loss, (GOOD[0], GOOD), {}, ValueError, "anchors must have shape"),
+    "query width": (
+        info_nce,
+        (GOOD, torch.zeros(3, 4), 1.0),
+        {},
+        ValueError,
+        "queries and keys must have one dim: got 2 and 4",
+    ),
+    "power": (alignment, (GOOD, GOOD, 0.0), {}, ValueError, "power must be above 0: got 0.0"),
+    "uniformity": (uniformity, (GOOD, -1.0), {}, ValueError, "temperature must be above 0"),
     "one point": (uniformity, (GOOD[:1],), {}, ValueError, "at least two points: got 1"),
     "y": (alignment, (GOOD, GOOD[:2]), {}, ValueError, "x and y must have one shape"),
     "no chunks": (
