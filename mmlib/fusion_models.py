@@ -56,7 +56,7 @@ class FusionConfig:
         exchange_from: First layer that exchanges, from 0.
         bottlenecks: Number of bottleneck tokens.
         operator: How hybrid fusion joins at the end; a key of :data:`mmlib.fusion.OPERATORS`.
-        head: Classifier on the joined vector of hybrid fusion: linear, or with a hidden layer.
+        head: Every classifier: linear, or with one hidden layer of ``2 * dim``.
         dropout: Of the blocks, and of what the encoders give.
 
     Raises:
@@ -86,9 +86,12 @@ class FusionConfig:
                 raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
         if min(width for _, width in self.modalities) < 1:
             raise ValueError(f"modalities must have widths of at least 1: got {self.modalities}")
-        if not 0 <= self.exchange_from < self.layers:
+        # What a layer writes into bottleneck tokens is read by the next: the last one is too late.
+        last = self.layers - (2 if self.kind == "hybrid" and self.exchange == "bottleneck" else 1)
+        if not 0 <= self.exchange_from <= last:
             raise ValueError(
-                f"exchange_from must lie from 0 to {self.layers - 1}: got {self.exchange_from}"
+                f"exchange_from must lie from 0 to {last} with layers={self.layers} and "
+                f"exchange={self.exchange!r}: got {self.exchange_from}"
             )
         for name, choices in (
             ("kind", ("early", "late", "hybrid")),
@@ -109,6 +112,15 @@ class FusionConfig:
         """What the blocks are made of."""
         return TransformerConfig(
             dim=self.dim, heads=self.heads, mlp_dim=self.mlp_dim, dropout=self.dropout
+        )
+
+    def classifier(self) -> nn.Module:
+        """A new classifier on a vector of width ``dim``."""
+        if self.head == "linear":
+            return nn.Linear(self.dim, self.outputs)
+        hidden = 2 * self.dim
+        return nn.Sequential(
+            nn.Linear(self.dim, hidden), nn.GELU(), nn.Linear(hidden, self.outputs)
         )
 
 
@@ -140,13 +152,13 @@ class FusionModel(nn.Module):
         if config.kind == "early":
             self.stack = nn.ModuleList(TransformerBlock(block) for _ in range(config.layers))
             self.norm = nn.LayerNorm(dim)
-            self.head = nn.Linear(dim, config.outputs)
+            self.head = config.classifier()
             return
         # A layer holds a block for each modality, with or without an exchange between them.
         self.stack = nn.ModuleList(BottleneckLayer(block, len(names)) for _ in range(config.layers))
         self.norm = nn.ModuleDict({name: nn.LayerNorm(dim) for name in names})
         if config.kind == "late":
-            self.head = nn.ModuleDict({name: nn.Linear(dim, config.outputs) for name in names})
+            self.head = nn.ModuleDict({name: config.classifier() for name in names})
             return
         if config.exchange == "bottleneck":
             self.bottleneck = nn.Parameter(torch.randn(config.bottlenecks, dim) * 0.02)
@@ -158,12 +170,7 @@ class FusionModel(nn.Module):
                 for _ in range(config.layers - config.exchange_from)
             )
         self.operator = OPERATORS[config.operator]([dim] * len(names), dim)
-        linear = nn.Linear(dim, config.outputs)
-        self.head = (
-            linear
-            if config.head == "linear"
-            else nn.Sequential(nn.GELU(), nn.Linear(dim, dim), nn.GELU(), linear)
-        )
+        self.head = config.classifier()
 
     def forward(self, encoded: Mapping[str, Encoded]) -> Float[Tensor, "batch outputs"]:
         """Classify.
@@ -180,13 +187,15 @@ class FusionModel(nn.Module):
             x, keep = torch.cat(tokens, dim=1), torch.cat(keeps, dim=1)
             for block in self.stack:
                 x, _ = block(x, keep=keep)
-            return self.head(mean_tokens(self.norm(x), keep))
-        tokens = self._stacks(tokens, keeps)
-        pooled = [
-            mean_tokens(norm(x), keep)
-            for norm, x, keep in zip(self.norm.values(), tokens, keeps, strict=True)
-        ]
+            tokens = self.norm(x).split([part.shape[1] for part in tokens], dim=1)
+        else:
+            tokens = self._stacks(tokens, keeps)
+            tokens = [norm(x) for norm, x in zip(self.norm.values(), tokens, strict=True)]
+        pooled = [mean_tokens(x, keep) for x, keep in zip(tokens, keeps, strict=True)]
         present = torch.stack([keep.any(dim=1) for keep in keeps], dim=1)
+        if self.config.kind == "early":
+            # Each modality counts alike: one picture's token is not lost among twenty words.
+            return self.head(mean_tokens(torch.stack(pooled, dim=1), present))
         if self.config.kind == "late":
             said = torch.stack(
                 [head(x) for head, x in zip(self.head.values(), pooled, strict=True)], dim=1
