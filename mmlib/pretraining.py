@@ -7,8 +7,7 @@ Language models that read from left to right are in :mod:`mmlib.language_model`;
 encoder is used for is in :mod:`mmlib.fine_tuning`.
 
 References:
-    Devlin et al., *BERT: Pre-training of Deep Bidirectional Transformers for Language
-    Understanding*, NAACL 2019.
+    Devlin et al., *BERT: Pre-training of Deep Bidirectional Transformers*, NAACL 2019.
 """
 
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from mmlib.block import ACTIVATIONS
 from mmlib.encoders.bert import Bert, BertConfig
 from mmlib.encoders.loading import load_renamed, read_checkpoint
+from mmlib.positions import LearnedPositions, sinusoids
 
 __all__ = [
     "IGNORE",
@@ -31,6 +31,7 @@ __all__ = [
     "PretrainingOutput",
     "mask_tokens",
     "mlm_loss",
+    "narrow_start",
     "nsp_loss",
     "word_numbers",
 ]
@@ -134,7 +135,7 @@ def word_numbers(
     tensor([[0, 1, 1, 1, 2]])
     """
     if ids.ndim != 2 or 0 in ids.shape:
-        raise ValueError(f"ids must have shape (batch, length), not empty: got {tuple(ids.shape)}")
+        raise ValueError(f"ids must have shape (batch, length): got {tuple(ids.shape)}")
     # The first token has no word before it to continue.
     return F.pad(~continues[ids[:, 1:]], (1, 0)).cumsum(1)
 
@@ -264,6 +265,30 @@ class BertForPretraining(nn.Module):
         load_renamed(model, heads, names, ignore=("cls.predictions.decoder.",))
         model.bert = bert
         return model.eval()
+
+
+def narrow_start(model: nn.Module, generator: torch.Generator) -> None:
+    r"""Draw the first weights of a narrow model anew, in place.
+
+    .. math:: W \sim \mathcal N(0, 1 / d_\text{in}), \qquad E \sim \mathcal N(0, 1 / d),
+              \qquad P = \text{sinusoids} / \sqrt d
+
+    BERT's and GPT's standard deviation of 0.02 suits a width of 768, where it is about half of
+    :math:`1 / \sqrt d`; at a width of 64 it is a sixth, and a layer writes next to nothing into
+    the stream. Learned positions start as sinusoids, which a small corpus need not find out.
+
+    Args:
+        model: Any module; its linear layers, embeddings and learned positions are changed.
+        generator: Of the draws, on the CPU.
+    """
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                drawn = torch.randn(module.weight.shape, generator=generator)
+                module.weight.copy_(drawn * module.weight.shape[1] ** -0.5)
+            elif isinstance(module, LearnedPositions):
+                length, dim = module.table.shape
+                module.table.copy_(sinusoids(length, dim) * dim**-0.5)
 
 
 def mlm_loss(

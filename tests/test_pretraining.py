@@ -14,6 +14,7 @@ from mmlib.pretraining import (
     MaskedTokens,
     mask_tokens,
     mlm_loss,
+    narrow_start,
     nsp_loss,
     word_numbers,
 )
@@ -212,6 +213,27 @@ def test_losses_are_summed_in_float32():
     exact, _ = mlm_loss(logits.double(), targets)
     assert total.dtype == torch.float32
     assert total.item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+def test_narrow_start_gives_each_layer_a_voice():
+    from mmlib.positions import sinusoids
+
+    model = BertForPretraining(BertConfig(vocab_size=400, dim=64, heads=4, layers=1))
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    narrow_start(model, generator())
+    for name, value in model.named_parameters():
+        if name.endswith("position.table"):
+            torch.testing.assert_close(value, sinusoids(*value.shape).float() / 8)
+        elif value.ndim == 2:
+            wanted = value.shape[1] ** -0.5
+            assert abs(value.std() / wanted - 1) < 5 / (2 * value.numel()) ** 0.5, name
+        else:
+            assert torch.equal(value, before[name]), name
+    again = BertForPretraining(model.config)
+    narrow_start(again, generator())
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)
+    )
 
 
 def test_both_tasks_can_be_learnt():
