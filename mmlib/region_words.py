@@ -101,10 +101,10 @@ def matching_loss(
 class RegionWordModel(nn.Module):
     """A small convolutional network for the regions, one vector for each kind of word.
 
-    Three convolutions give a grid of a quarter of the picture's side. A region sees 14 × 14
-    pixels, little more than an object: it can know what is there, but not what is elsewhere, so
-    where a word points is where it has found what it means. Words have no context either: *red*
-    has one vector, whatever it stands before.
+    Three convolutions give a grid of a quarter of the picture's side, and each region is the mean
+    over 3 × 3 cells of it, so that it holds most of a thing when the thing is in its middle. A
+    region sees 26 × 26 pixels and nothing beyond: it can know what is there, but not what is
+    elsewhere. Words have no context either: *red* has one vector, whatever it stands before.
 
     Args:
         vocab: Kinds of words.
@@ -117,7 +117,7 @@ class RegionWordModel(nn.Module):
     """
 
     #: Side of the square of pixels that a region sees.
-    sees = 14
+    sees = 26
 
     def __init__(
         self, vocab: int, dim: int = 64, sharpness: float = 4.0, *, cosine: bool = False
@@ -133,16 +133,17 @@ class RegionWordModel(nn.Module):
             nn.Conv2d(3, 32, 4, stride=2, padding=1),
             nn.BatchNorm2d(32),
             nn.ReLU(),
-            nn.Conv2d(32, dim, 3, padding=1),
+            nn.Conv2d(32, dim, 4, stride=2, padding=1),
             nn.BatchNorm2d(dim),
             nn.ReLU(),
-            nn.Conv2d(dim, dim, 4, stride=2, padding=1),
+            nn.Conv2d(dim, dim, 3, padding=1),
             nn.BatchNorm2d(dim),
             nn.ReLU(),
             nn.Conv2d(dim, dim, 1),
+            nn.AvgPool2d(3, stride=1, padding=1),
         )
         self.word = nn.Embedding(vocab, dim)
-        self.logit_scale = LogitScale(initial=20.0 if cosine else 8.0)
+        self.logit_scale = LogitScale(initial=20.0)
 
     def regions(
         self, pictures: Float[Tensor, "batch 3 height width"]
