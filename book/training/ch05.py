@@ -2,12 +2,13 @@
 
 Every variant sees the same number of pictures, 30,720, and only the named part differs. No
 variant has settings of its own, but for the batch sizes, whose learning rate grows with the
-square root of the batch.
+square root of the batch. Before that, it measures what chunks of the logits save at 16,384 pairs.
 """
 
 import dataclasses
 import functools
 import statistics
+import time
 from collections.abc import Callable
 
 import torch
@@ -28,9 +29,10 @@ from mmlib.data import emoji
 from mmlib.data.augment import ImageAugment
 from mmlib.encoders.text import Bert, embed_texts
 from mmlib.encoders.tokenizers import wordpiece_tokenizer
+from mmlib.machine import peak_memory
 from mmlib.training import TrainConfig, fit
 
-MINUTES = 10
+MINUTES = 12
 SEEDS = (0, 1, 2)
 PICTURES = 30_720
 AUGMENT = ImageAugment()
@@ -196,8 +198,28 @@ METRICS = {
 }
 
 
+def chunks(pairs: int = 16_384, dim: int = 512, chunk: int = 512) -> None:
+    """Measure memory and processor time of CLIP's loss, chunked and whole, forward and backward.
+
+    A process's peak only grows, so the small one comes first, and both before anything else.
+    """
+    generator = torch.Generator().manual_seed(0)
+    sides = [torch.randn(pairs, dim, generator=generator).requires_grad_() for _ in range(2)]
+    start, used = peak_memory(), {}
+    for size in (chunk, None):
+        began = time.process_time()
+        torch.autograd.grad(clip_loss(*sides, 20.0, chunk=size), sides)
+        used[size] = peak_memory() - start, time.process_time() - began
+        print(f"chunk {size}: {used[size][0] / 2**20:.0f} MiB, {used[size][1]:.1f} s", flush=True)
+    memory, seconds = (a / b for a, b in zip(used[chunk], used[None], strict=True))
+    text = f"of chunks of {chunk} rows, whole batch of {pairs:,} = 1"
+    results.record("05.chunked_memory", memory, metric=f"peak memory {text}", tolerance=0.08)
+    results.record("05.chunked_time", seconds, metric=f"processor time {text}", tolerance=0.7)
+
+
 def main() -> None:
     """Train every variant with every seed; record means and, where they are drawn, spreads."""
+    chunks()
     data = load()
     for name, variant in VARIANTS.items():
         runs = []
