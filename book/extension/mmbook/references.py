@@ -97,6 +97,19 @@ def exists(module: str, owner: str | None, name: str) -> bool:
     return hasattr(scope, name) or hasattr(cls, name) or name in getattr(cls, "__annotations__", {})
 
 
+def skip_passed_on(
+    app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object
+) -> bool | None:
+    """Document a function or class where it is defined, not where ``__all__`` passes it on.
+
+    Two entries would make viewcode link the source of the one to the page of the other.
+    """
+    defined = getattr(obj, "__module__", None) or ""
+    here = app.env.temp_data.get("autodoc:module")
+    passed_on = what == "module" and defined.startswith("mmlib") and defined != here
+    return True if passed_on and callable(obj) else None
+
+
 def keep_colons(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
@@ -121,4 +134,5 @@ def register(app: Sphinx) -> None:
     app.connect("source-read", list_modules)
     app.connect("missing-reference", resolve)
     app.connect("autodoc-skip-member", skip_aliases)
+    app.connect("autodoc-skip-member", skip_passed_on)
     app.connect("autodoc-process-docstring", keep_colons, priority=100)
