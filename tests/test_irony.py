@@ -103,14 +103,14 @@ def test_praise_can_be_read_off_the_adjective(polar):
 
 
 def test_ironic_is_the_exclusive_or(polar):
-    said = irony.messages(20_000, polar.positive, seed=3)
+    said = irony.messages(5000, polar.positive, seed=3)
     assert torch.equal(said.ironic, said.praises ^ said.feels)
     assert torch.equal(polar.positive[said.emoji], said.feels)
     assert irony.ceiling(said.ironic, said.praises, said.feels) == 1.0
     for view in (said.praises, said.feels, said.emoji):
         assert irony.ceiling(said.ironic, view) < 0.53
     cells = torch.bincount(2 * said.praises.long() + said.feels.long()) / len(said)
-    torch.testing.assert_close(cells, torch.full((4,), 0.25), atol=0.015, rtol=0)
+    torch.testing.assert_close(cells, torch.full((4,), 0.25), atol=0.02, rtol=0)
     shown = torch.bincount(said.emoji, minlength=len(polar)).double()
     assert (shown > 0).all()
 
@@ -131,16 +131,16 @@ def test_messages_draw_from_no_global_state(polar):
 
 
 def test_the_best_listener_hears_what_the_formula_says(polar):
-    said = irony.messages(50_000, polar.positive, seed=4)
+    said = irony.messages(8000, polar.positive, seed=4)
     heard = (irony.hears(said.pitch, said.rate) == said.feels).double().mean().item()
-    assert abs(heard - irony.voice_ceiling()) < 0.005
+    assert abs(heard - irony.voice_ceiling()) < 0.012
     distance = math.sqrt((30 / 20) ** 2 + (50 / 33) ** 2)
     normal = torch.distributions.Normal(0.0, 1.0).cdf(torch.tensor(distance / 2)).item()
     assert irony.voice_ceiling() == pytest.approx(normal, abs=1e-6)
     # No other line does better, as far as a search can tell.
     for slope in torch.linspace(-3, 3, 61):
         line = (said.rate - 165) / 33 + slope * (said.pitch - 50) / 20 > 0
-        assert (line == said.feels).double().mean().item() < heard + 0.003
+        assert (line == said.feels).double().mean().item() < heard + 0.006
 
 
 def test_the_voice_is_the_same_sentence_slower_and_lower(polar):
