@@ -154,3 +154,14 @@ def test_the_first_colours_can_be_told_apart_by_everyone(sight):
     first = [lab(to_rgb(colour), sight) for colour in list(plotting.COLOURS.values())[:4]]
     for one, other in itertools.combinations(first, 2):
         assert np.linalg.norm(one - other) > 10
+
+
+def test_only_coordinates_lose_decimals():
+    fig, ax = plt.subplots(figsize=(3, 2))
+    ax.plot([0.123456, 1], [0, 1])
+    ax.text(0.5, 0.5, "0.125 of 0.0071")
+    svg = plotting.to_svg(fig, ALT)
+    assert "0.125 of 0.0071" in svg
+    tags = "".join(re.findall(r"<[^>]+>", svg))
+    assert re.search(r"\d\.\d{2}\b", tags)
+    assert not re.search(r"\d\.\d{3}", tags)
