@@ -6,7 +6,8 @@ each of them is positive or negative:
 * the **words** praise or complain: sentences from templates, without negations;
 * the **emoji** shows the writer's feeling: a real picture, and its polarity is what people made of
   it (:mod:`mmlib.data.emoji_ratings`);
-* the **voice** shows the same feeling: the same sentence, said fast and high, or slow and low.
+* the **voice** shows the same feeling: the same sentence, said fast and high, or slow and low. (It
+  also says the words, so that who understands speech needs no text.)
 
 The message is **ironic** when words and feeling disagree,
 
