@@ -1,6 +1,7 @@
 """Figures are compact SVG that says what it shows and that the book can recolour."""
 
 import itertools
+import re
 import xml.etree.ElementTree as ElementTree
 
 import matplotlib
