@@ -77,7 +77,7 @@ def dtw(
     >>> warping = dtw((x[:, None] - y).abs()[None])
     >>> warping.distance
     tensor([0.])
-    >>> warping.path[0].tolist()
+    >>> warping.path[0, warping.keep[0]].tolist()
     [[0, 0], [0, 1], [1, 2], [2, 3], [2, 4]]
     """
     last = _ends(cost, row_keep, column_keep)
