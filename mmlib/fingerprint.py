@@ -17,7 +17,9 @@ PACKAGE = Path(__file__).parent
 
 # Modules that cannot change a measured number: the ledger itself, drawing, the helpers of the
 # notebooks' own cells, and the exercises.
-EXCLUDED = re.compile(r"mmlib\.(results|fingerprint|machine|plotting|notebook|sound|exercises(\..*)?)$")
+EXCLUDED = re.compile(
+    r"mmlib\.(results|fingerprint|machine|plotting|notebook|sound|exercises(\..*)?)$"
+)
 
 _MAGIC = re.compile(r"^(\s*)([%!].*)$")
 _DOCUMENTED = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
