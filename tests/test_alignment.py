@@ -177,3 +177,11 @@ def test_bad_gamma(unchecked, gamma):
 def test_too_few_rows(unchecked):
     with pytest.raises(ValueError, match="rows must be at least 3: got 2"):
         unchecked(warp_positions)(dtw(GOOD), 2)
+
+
+def test_ties_go_back_diagonally_and_then_by_rows():
+    flat = dtw(torch.zeros(1, 3, 2))
+    assert flat.path[0][flat.keep[0]].tolist() == [[0, 0], [1, 0], [2, 1]]
+    # A negative cost makes both ways round cheaper than the diagonal.
+    around = dtw(torch.tensor([[[1.0, -1.0], [-1.0, 0.0]]]))
+    assert around.path[0][around.keep[0]].tolist() == [[0, 0], [0, 1], [1, 1]]
