@@ -9,8 +9,8 @@ word vectors, and the score of the two lets **each word look for its own region*
     A_{wr} = \operatorname{softmax}_r(\lambda\, c_{wr}), \qquad
     s = \frac{1}{|W|} \sum_w \sum_r A_{wr}\, c_{wr}
 
-The dot product matters. A region with a red star carries *red* and *star*, and a cosine divides
-by the length of both: it prefers a region that carries red and nothing else, the rim of the star.
+A dot product, not a cosine: a region with a red star carries *red* and *star*, and a cosine would
+divide by the length of both, so that a region with some red and nothing else could score higher.
 
 Contrastive training on :math:`s` pulls a word towards the regions that its pictures share and
 other pictures lack, which are those of the thing that it names: alignment as a by-product of
