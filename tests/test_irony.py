@@ -107,8 +107,9 @@ def test_ironic_is_the_exclusive_or(polar):
     assert torch.equal(said.ironic, said.praises ^ said.feels)
     assert torch.equal(polar.positive[said.emoji], said.feels)
     assert irony.ceiling(said.ironic, said.praises, said.feels) == 1.0
-    for view in (said.praises, said.feels, said.emoji):
-        assert irony.ceiling(said.ironic, view) < 0.53
+    # A view of k values and n items is above a half by chance: about sqrt(k / (2 pi n)).
+    for view, most in ((said.praises, 0.53), (said.feels, 0.53), (said.emoji, 0.58)):
+        assert irony.ceiling(said.ironic, view) < most
     cells = torch.bincount(2 * said.praises.long() + said.feels.long()) / len(said)
     torch.testing.assert_close(cells, torch.full((4,), 0.25), atol=0.02, rtol=0)
     shown = torch.bincount(said.emoji, minlength=len(polar)).double()
