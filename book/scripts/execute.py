@@ -134,11 +134,10 @@ def run(path: Path, ledger: Path = LEDGER) -> list[tuple[float, int]]:
         client.execute(env=environment)
         write_atomically(path, nbformat.writes(normalise(notebook)).rstrip("\n") + "\n")
         ledger.mkdir(exist_ok=True)
-        for row in sorted(rows.glob("*.json")):
-            target = ledger / row.name
-            text = row.read_text(encoding="utf-8")
-            if not target.exists() or target.read_text(encoding="utf-8") != text:
-                write_atomically(target, text)
+        # Only this chapter's rows: those of others may have been written meanwhile.
+        own = f"{path.name[:2]}.json"
+        if (rows / own).exists():
+            write_atomically(ledger / own, (rows / own).read_text(encoding="utf-8"))
     return seconds
 
 

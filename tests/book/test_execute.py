@@ -102,6 +102,17 @@ def test_the_ledger_gets_new_rows_and_loses_those_no_longer_recorded(tmp_path):
     assert json.loads((ledger / "98.json").read_text()) == [other]
 
 
+def test_rows_that_another_chapter_records_meanwhile_are_kept(tmp_path):
+    ledger, path = tmp_path / "ledger", tmp_path / "99_small.ipynb"
+    ledger.mkdir()
+    other = ledger / "98.json"
+    other.write_text("[]")
+    meanwhile = f"from pathlib import Path\nPath({str(other)!r}).write_text('[\\n]')"
+    execute.run(write(path, [RECORD.format(value=1.5), meanwhile]), ledger)
+    assert other.read_text() == "[\n]"
+    assert json.loads((ledger / "99.json").read_text())[0]["id"] == "99.number"
+
+
 def test_a_failing_cell_changes_neither_notebook_nor_ledger(tmp_path):
     ledger = tmp_path / "ledger"
     path = write(tmp_path / "99_small.ipynb", [RECORD.format(value=1.5), "1 / 0"])
