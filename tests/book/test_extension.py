@@ -99,3 +99,14 @@ def test_the_run_of_a_row_says_what_it_was_measured_with():
 def test_an_address_that_is_no_repository_is_refused():
     with pytest.raises(site.ExtensionError, match="owner/name"):
         site.pages_address("https://example.org")
+
+
+def test_a_picture_that_is_drawn_twice_has_its_id_once():
+    image = '<image id="image12" width="1" height="1" href="data:,"/>'
+    drawn = figures.inline(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 1">{image}{image}</svg>',
+        "fig-1",
+        "The same picture twice.",
+    )
+    assert drawn.count("<image") == 2
+    assert drawn.count('id="fig-1-image12"') == 1

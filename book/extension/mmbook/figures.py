@@ -78,9 +78,13 @@ def inline(svg: str, prefix: str, alt: str = "") -> str:
             elif name == "style":
                 child.text = scope(child.text or "", f"#{prefix}")
 
+    taken: set[str] = set()
     for element in root.iter():
-        if "id" in element.attrib:
-            element.set("id", f"{prefix}-{element.get('id')}")
+        if (name := element.get("id")) in taken:
+            del element.attrib["id"]  # matplotlib names a picture by its pixels, drawn twice or not
+        elif name is not None:
+            taken.add(name)
+            element.set("id", f"{prefix}-{name}")
         for href in HREFS:
             if element.get(href, "").startswith("#"):
                 element.set(href, f"#{prefix}-{element.get(href)[1:]}")
