@@ -207,7 +207,10 @@ SOURCES = {
         ),
     )
 }
-"""Every source, by name."""
+"""Every source, by name.
+
+:meta hide-value:
+"""
 
 
 @dataclass(frozen=True)
