@@ -47,7 +47,10 @@ SOURCE = Source(
         },
     ),
 )
-"""Where the ratings come from."""
+"""Where the ratings come from.
+
+:meta hide-value:
+"""
 
 
 class Rating(NamedTuple):
