@@ -63,10 +63,7 @@ SOURCE = Source(
     # The 5,000 pictures are fewer bytes in the wheel than their blocks on a disk would be.
     wheel=Wheel("easy-vqa", "1.0", _WHEEL, 3_215_672, {"wheel": File(WHOLE, 3_215_672, _WHEEL)}),
 )
-"""Where the data come from.
-
-:meta hide-value:
-"""
+"""Where the data come from."""
 
 _PICTURES = {
     "train": (4000, "eab3402e21bb0b3302a48c7c612b7b7820c4d012c39008a158362de0a83db4e2"),

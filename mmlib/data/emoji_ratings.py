@@ -47,10 +47,7 @@ SOURCE = Source(
         },
     ),
 )
-"""Where the ratings come from.
-
-:meta hide-value:
-"""
+"""Where the ratings come from."""
 
 
 class Rating(NamedTuple):

@@ -207,10 +207,7 @@ SOURCES = {
         ),
     )
 }
-"""Every source, by name.
-
-:meta hide-value:
-"""
+"""Every source, by name."""
 
 
 @dataclass(frozen=True)
