@@ -21,6 +21,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.nodes import make_refnode
 
+LONGEST_VALUE = 200  # characters
 LIBRARY = re.compile(r"^```\{library\} (\S+)\n```$", re.MULTILINE)
 
 
@@ -129,10 +130,19 @@ def skip_aliases(
     return True if (getattr(obj, "__doc__", "") or "").startswith("Alias for field") else None
 
 
+def leave_out_long_values(app: Sphinx, doctree: nodes.document) -> None:
+    """Print the value of a constant only where it fits on a line; the source has the others."""
+    for annotation in list(doctree.findall(addnodes.desc_annotation)):
+        text = annotation.astext()
+        if text.lstrip().startswith("=") and len(text) > LONGEST_VALUE:
+            annotation.parent.remove(annotation)
+
+
 def register(app: Sphinx) -> None:
     """Add the lists, the resolver, and what mends docstrings before Napoleon reads them."""
     app.connect("source-read", list_modules)
     app.connect("missing-reference", resolve)
     app.connect("autodoc-skip-member", skip_aliases)
     app.connect("autodoc-skip-member", skip_passed_on)
+    app.connect("doctree-read", leave_out_long_values)
     app.connect("autodoc-process-docstring", keep_colons, priority=100)
