@@ -10,6 +10,7 @@ import io
 import json
 import operator
 import os
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,7 +111,7 @@ class Sieve:
         self.problems.append(error)
 
 
-class RecordDataset(Dataset):
+class RecordDataset(Dataset, ABC):
     """A map-style data set some of whose records may turn out broken when they are read.
 
     A subclass defines ``read``, which raises :class:`RecordError` for a broken record. With
@@ -127,20 +128,21 @@ class RecordDataset(Dataset):
     problems: list[RecordError]
     _skipped: Skipped
 
+    @abstractmethod
     def __len__(self) -> int:
-        raise NotImplementedError
+        """How many records there are."""
 
+    @abstractmethod
     def read(self, index: int) -> Any:
         """Record ``index``, from 0 to ``len(self) - 1``.
 
         Raises:
             RecordError: It cannot be read.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def select(self, indices: list[int]) -> "RecordDataset":
         """Some of the records, in the order given, as a data set of the same kind."""
-        raise NotImplementedError
 
     @property
     def skipped(self) -> Counter[str]:

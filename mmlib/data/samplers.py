@@ -333,6 +333,7 @@ def _lengths(lengths: object) -> np.ndarray:
 
 
 def at_least(low: int, name: str, value: object) -> int:
+    """The value as an int; ``TypeError`` or ``ValueError`` unless it is whole and not below."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be a whole number: got {value!r}")
     if value < low:

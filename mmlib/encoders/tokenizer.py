@@ -295,6 +295,7 @@ def _too_long(what: str, length: int, limit: int) -> ValueError:
 
 
 def import_ftfy() -> Callable[[str], str]:
+    """The function of ftfy that mends garbled text; ``ImportError`` names the extra it is in."""
     try:
         from ftfy import fix_text
     except ImportError as error:
