@@ -20,7 +20,6 @@ differ from the committed ones.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import html
@@ -31,14 +30,14 @@ import re
 import subprocess
 import sys
 import tarfile
-import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from clipart_titles import concept, emoji_concepts, keywords, table
-from PIL import Image, features
+from PIL import Image
+from shipped_files import run, with_sums
 
 DATA = Path(__file__).parents[2] / "mmlib" / "data" / "files"
 TARGET = DATA / "clipart"
@@ -210,33 +209,8 @@ def build(cache: Path) -> dict[str, bytes]:
         "clipart.webp": encoded(sheet([picture for _, picture in items])),
         "clipart.jsonl": ("\n".join(lines) + "\n").encode(),
     }
-    committed = {
-        path.name: path.read_bytes() for path in TARGET.iterdir() if path.suffix in (".md", ".txt")
-    }
-    sums = sorted((files | committed).items())
-    text = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sums)
-    return files | {"SHA256SUMS": text.encode()}
-
-
-def main() -> int:
-    """Build, then write or compare."""
-    parser = argparse.ArgumentParser(description="Build the clip art that mmlib ships.")
-    parser.add_argument("--cache", type=Path, help="keep the Debian packages in this folder")
-    parser.add_argument("--check", action="store_true", help="only compare with what is there")
-    arguments = parser.parse_args()
-    print(f"libwebp {features.version('webp')}")
-    with tempfile.TemporaryDirectory() as temporary:
-        files = build(arguments.cache or Path(temporary))
-    same = True
-    for name, data in files.items():
-        path = TARGET / name
-        equal = path.exists() and path.read_bytes() == data
-        same &= equal
-        print(f"{name}: {len(data):,} bytes, {'unchanged' if equal else 'different'}")
-        if not (arguments.check or equal):
-            path.write_bytes(data)
-    return 1 if arguments.check and not same else 0
+    return with_sums(files, TARGET)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("clip art", build, TARGET))

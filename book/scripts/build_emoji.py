@@ -18,7 +18,6 @@ nothing and says which files differ from the committed ones.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import hashlib
 import io
@@ -26,12 +25,12 @@ import json
 import subprocess
 import sys
 import tarfile
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from emoji_concepts import Entry, concepts, distances
-from PIL import Image, features
+from PIL import Image
+from shipped_files import run, with_sums
 
 TARGET = Path(__file__).parents[2] / "mmlib" / "data" / "files" / "emoji"
 PACKAGES = {
@@ -142,33 +141,8 @@ def build(cache: Path) -> dict[str, bytes]:
         row["concept"] = concept
     lines = (json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in table)
     files = {"emoji.webp": webp, "emoji.json": ("[\n" + ",\n".join(lines) + "\n]\n").encode()}
-    committed = {
-        path.name: path.read_bytes() for path in TARGET.iterdir() if path.suffix in (".md", ".txt")
-    }
-    sums = sorted((files | committed).items())
-    text = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sums)
-    return files | {"SHA256SUMS": text.encode()}
-
-
-def main() -> int:
-    """Build, then write or compare."""
-    parser = argparse.ArgumentParser(description="Build the emoji that mmlib ships.")
-    parser.add_argument("--cache", type=Path, help="keep the npm packages in this folder")
-    parser.add_argument("--check", action="store_true", help="only compare with what is there")
-    arguments = parser.parse_args()
-    print(f"libwebp {features.version('webp')}")
-    with tempfile.TemporaryDirectory() as temporary:
-        files = build(arguments.cache or Path(temporary))
-    same = True
-    for name, data in files.items():
-        path = TARGET / name
-        equal = path.exists() and path.read_bytes() == data
-        same &= equal
-        print(f"{name}: {len(data):,} bytes, {'unchanged' if equal else 'different'}")
-        if not (arguments.check or equal):
-            path.write_bytes(data)
-    return 1 if arguments.check and not same else 0
+    return with_sums(files, TARGET)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("emoji", build, TARGET))
