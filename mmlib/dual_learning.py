@@ -48,7 +48,8 @@ def one_thing(
     """Pictures of one thing, and the numbers of its size, colour and shape.
 
     In the middle, words and pictures determine each other. Anywhere, the picture says more than
-    the words: where the thing is.
+    the words: where the thing is. The things are as large in both; anywhere, a small one is moved
+    by up to 7 of the 24 pixels each way, a large one by up to 4, so that it stays inside.
 
     Args:
         count: How many.
@@ -69,12 +70,10 @@ def one_thing(
     share = torch.rand(count, 2, generator=generator, dtype=torch.float64)
     scenes = []
     for (size, colour, shape), place in zip(words.tolist(), share.tolist(), strict=True):
-        radius = RADIUS[SIZES[size]]
-        x, y = (radius + p * (1 - 2 * radius) if anywhere else 0.5 for p in place)
+        room = 0.25 - RADIUS[SIZES[size]]  # the picture is the middle half of a larger one
+        x, y = (0.5 + (2 * p - 1) * room if anywhere else 0.5 for p in place)
         scenes.append(Scene((Object(SHAPES[shape], COLOURS[colour], SIZES[size], x, y),)))
-    if anywhere:
-        return render(scenes, size=SIDE), words
-    edge = SIDE // 2  # the middle of a larger picture
+    edge = SIDE // 2
     return render(scenes, size=2 * SIDE)[:, :, edge:-edge, edge:-edge].contiguous(), words
 
 

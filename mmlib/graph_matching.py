@@ -18,6 +18,7 @@ References:
     each kind of edge; there the messages are averaged, here they are summed).
 """
 
+import dataclasses
 from collections.abc import Sequence
 from itertools import permutations
 from typing import NamedTuple
@@ -26,6 +27,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mmlib.data import scenes as world
 from mmlib.data.scenes import COLOURS, DIRECTIONS, SHAPES, SIZES, Scene, direction
 from mmlib.data.scenes.grammar import Tree, parse
 from mmlib.region_words import word_region_scores
@@ -39,6 +41,8 @@ __all__ = [
     "caption_graph",
     "graph_batch",
     "scene_graph",
+    "turned",
+    "twins",
 ]
 
 _OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
@@ -238,3 +242,44 @@ def assignments(scene: Described, caption: Described) -> list[tuple[int, ...]]:
         )
         and all((chosen[i], word, chosen[j]) in edges for i, word, j in caption.edges)
     ]
+
+
+def turned(scene: Scene) -> Scene:
+    """The scene turned by half a circle: *left* becomes *right* and *above* *below*.
+
+    The things themselves stay as they are.
+
+    >>> from mmlib.data.scenes import Object, Scene, caption
+    >>> scene = Scene((Object("star", "red", "small", 0.25, 0.5),
+    ...                Object("ring", "blue", "large", 0.75, 0.5)))
+    >>> caption(turned(scene))
+    'a large blue ring to the left of a small red star'
+    """
+    things = (dataclasses.replace(o, x=1 - o.x, y=1 - o.y) for o in scene.objects)
+    return dataclasses.replace(scene, objects=tuple(things))
+
+
+def twins(count: int, seed: int) -> list[Scene]:
+    """Scenes of four things of which the first and the third look the same.
+
+    Only scenes whose canonical caption tells all four apart by its relations are kept: trying all
+    :func:`assignments` leaves one. Relations are the only way to find the right twin.
+
+    Args:
+        count: How many scenes are drawn and painted; under half of them can be kept.
+        seed: Which.
+
+    >>> first, _, third, _ = twins(20, seed=0)[0].objects
+    >>> (first.size, first.colour, first.shape) == (third.size, third.colour, third.shape)
+    True
+    """
+    found = []
+    for scene in world.sample(count, seed=seed, objects=4):
+        first, second, third, fourth = scene.objects
+        if first.size != third.size:  # another size would need another place
+            continue
+        third = dataclasses.replace(third, colour=first.colour, shape=first.shape)
+        scene = dataclasses.replace(scene, objects=(first, second, third, fourth))
+        if len(assignments(scene_graph(scene), caption_graph(world.caption(scene)))) == 1:
+            found.append(scene)
+    return found

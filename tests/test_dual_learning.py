@@ -65,6 +65,15 @@ def test_anywhere_moves_the_thing():
     assert lit.any(0).float().mean() > 0.9
 
 
+def test_things_are_as_large_in_both_worlds():
+    # Most of a thing's pixels are full, whichever pixel its centre falls on.
+    sums = []
+    for anywhere in (False, True):
+        pictures, _ = one_thing(60, seed=4, anywhere=anywhere)
+        sums.append((pictures - pictures[0, :, :1, :1]).abs().sum((1, 2, 3)))
+    torch.testing.assert_close(*sums, rtol=0.06, atol=0)
+
+
 def test_soft_words_are_three_distributions():
     logits = torch.randn(3, sum(KINDS))
     shares = soft_words(logits)

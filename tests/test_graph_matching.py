@@ -1,6 +1,5 @@
 """Graphs of scenes and captions, message passing against loops, and what edges decide."""
 
-import dataclasses
 
 import pytest
 import torch
@@ -15,14 +14,12 @@ from mmlib.graph_matching import (
     caption_graph,
     graph_batch,
     scene_graph,
+    turned,
+    twins,
 )
 
 SAMPLE = scenes.sample(40, seed=3, objects=(1, 4))
 PAIRS = scenes.sample(12, seed=4, objects=(2, 4))
-
-
-def turned(scene):
-    return scenes.Scene(tuple(dataclasses.replace(o, x=1 - o.x, y=1 - o.y) for o in scene.objects))
 
 
 def test_scene_graph_is_the_worlds():
@@ -31,6 +28,33 @@ def test_scene_graph_is_the_worlds():
         assert graph.nodes == tuple((n.size, n.colour, n.shape) for n in theirs.nodes)
         single = {(i, word, j) for i, words, j in graph.edges for word in words.split()}
         assert single == set(theirs.edges)
+
+
+def test_turning_reverses_every_relation_and_nothing_else():
+    opposite = {"left": "right", "above": "below", "right": "left", "below": "above"}
+    for scene in PAIRS:
+        back = turned(scene)
+        things = [(o.size, o.colour, o.shape) for o in scene.objects]
+        assert sorted(things) == sorted((o.size, o.colour, o.shape) for o in back.objects)
+        numbers = {(o.x, o.y): k for k, o in enumerate(back.objects)}
+        moved = [numbers[1 - o.x, 1 - o.y] for o in scene.objects]
+        expected = {
+            (moved[i], " ".join(opposite[part] for part in word.split()), moved[j])
+            for i, word, j in scene_graph(scene).edges
+        }
+        assert set(scene_graph(back).edges) == expected
+        assert turned(back) == scene
+
+
+def test_twins_are_told_apart_by_relations_alone():
+    found = twins(60, seed=1)
+    assert 10 < len(found) < 60
+    for scene in found:
+        graph, said = scene_graph(scene), caption_graph(scenes.caption(scene))
+        assert graph.nodes[0] == graph.nodes[2]
+        assert assignments(graph, said) == [(0, 1, 2, 3)]
+        without = Described(said.nodes, ())
+        assert {(0, 1, 2, 3), (2, 1, 0, 3)} <= set(assignments(graph, without))
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
