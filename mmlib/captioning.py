@@ -159,15 +159,17 @@ class LSTMCaptioner(nn.Module):
         return LSTMState(hidden, cell, v, self.attention.keys(v), keep)
 
     def step(
-        self, state: LSTMState, tokens: Int[Tensor, " batch"]
-    ) -> tuple[Float[Tensor, "batch vocab"], Float[Tensor, "batch regions"], LSTMState]:
+        self, state: LSTMState, tokens: Int[Tensor, " batch"], *, return_weights: bool = False
+    ) -> tuple[Float[Tensor, "batch vocab"], Float[Tensor, "batch regions"] | None, LSTMState]:
         """One word further: logits of the word after ``tokens``, where it looked, and the state."""
         seen, weights = self.attention(state.hidden, state.keys, state.regions, state.keep)
         seen = torch.sigmoid(self.gate(state.hidden)) * seen
         word = self.dropout(self.word(tokens))
         hidden, cell = self.cell(torch.cat([word, seen], dim=-1), (state.hidden, state.cell))
         joined = word + self.from_hidden(hidden) + self.from_seen(seen)
-        return self.output(self.dropout(joined)), weights, replace(state, hidden=hidden, cell=cell)
+        logits = self.output(self.dropout(joined))
+        state = replace(state, hidden=hidden, cell=cell)
+        return logits, weights if return_weights else None, state
 
     def forward(
         self,
@@ -212,7 +214,7 @@ class LSTMCaptioner(nn.Module):
                 )[:, 0]
                 draw = torch.rand(len(word), generator=generator, device=word.device)
                 word = torch.where(draw < own_share, own, word)
-            now, where, state = self.step(state, word)
+            now, where, state = self.step(state, word, return_weights=return_weights)
             logits.append(now)
             weights.append(where)
         return torch.stack(logits, 1), torch.stack(weights, 1) if return_weights else None
@@ -226,8 +228,10 @@ class Captioner(Protocol):
         """The state before the first word; it has a method ``select(rows)``."""
         ...
 
-    def step(self, state: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Any]:
-        """Logits of the word after ``tokens``, where it looked, and the next state."""
+    def step(
+        self, state: Any, tokens: Tensor, *, return_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None, Any]:
+        """Logits of the word after ``tokens``, where it looked if asked, and the next state."""
         ...
 
 
@@ -290,8 +294,9 @@ class CaptionDecoding:
     @torch.no_grad()
     def __call__(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
         """Take one more token for each row and return the logits of the token after it."""
-        logits, weights, self.state = self.captioner.step(self.state, tokens)
-        if self._weights is not None:
+        wanted = self._weights is not None
+        logits, weights, self.state = self.captioner.step(self.state, tokens, return_weights=wanted)
+        if wanted:
             self._weights.append(weights)
         return logits
 

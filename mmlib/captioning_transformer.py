@@ -84,11 +84,17 @@ class TransformerCaptioner(nn.Module):
         return TransformerState(self.region(regions, keep), keep, self.decoder.new_cache())
 
     def step(
-        self, state: TransformerState, tokens: Int[Tensor, " batch"]
-    ) -> tuple[Float[Tensor, "batch vocab"], Float[Tensor, "batch regions"], TransformerState]:
+        self,
+        state: TransformerState,
+        tokens: Int[Tensor, " batch"],
+        *,
+        return_weights: bool = False,
+    ) -> tuple[
+        Float[Tensor, "batch vocab"], Float[Tensor, "batch regions"] | None, TransformerState
+    ]:
         """One word further, as :meth:`mmlib.captioning.LSTMCaptioner.step`; the cache grows."""
-        logits, weights = self._decode(state, tokens[:, None], state.cache, True)
-        return logits[:, 0], weights[:, 0], state
+        logits, weights = self._decode(state, tokens[:, None], state.cache, return_weights)
+        return logits[:, 0], weights[:, 0] if return_weights else None, state
 
     def forward(
         self,

@@ -1,0 +1,547 @@
+"""Train captioners: on scenes with an LSTM and a Transformer, on pictures with frozen features.
+
+First the scenes, where every word can be marked: an LSTM and a Transformer as long as each
+other, then short runs of the LSTM that differ in one thing. Then emoji and clip art, whose test
+set holds out whole concepts. What is chosen (steps, widths, dropout) was chosen on concepts and
+combinations held out of the training sets, not on the test sets.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmlib import results
+from mmlib.captioning import CaptionDecoding, CaptionerConfig, ImageCaptioner, LSTMCaptioner
+from mmlib.captioning_attention import doubly_stochastic, mass_inside
+from mmlib.captioning_transformer import TransformerCaptioner
+from mmlib.data import clipart, emoji, scenes
+from mmlib.data.scene_captions import (
+    CaptionBatch,
+    attribute_scores,
+    caption_batch,
+    named_things,
+)
+from mmlib.data.scenes import Scene
+from mmlib.data.translation import BEGIN, END, PAD, Vocabulary
+from mmlib.decoding import beam_search, greedy
+from mmlib.encoders.image import EfficientNetLite0
+from mmlib.encoders.small_cnn import SmallCNN
+from mmlib.encoders.text import Bert, embed_texts
+from mmlib.encoders.tokenizers import Tokenizer, bpe_tokenizer, wordpiece_tokenizer
+from mmlib.language_model import next_token_loss
+from mmlib.metrics.bleu import bleu
+from mmlib.metrics.bootstrap import interval
+from mmlib.metrics.cider import cider
+from mmlib.metrics.retrieval import hit_rate, median_rank, ranks
+from mmlib.region_words import points_inside
+from mmlib.training import History, TrainConfig, fit, save_weights
+
+MINUTES = 22
+CHECKPOINTS, RUNS = Path("mmlib/checkpoints"), Path("runs/08_captioning")
+VOCABULARY = Vocabulary([*scenes.vocabulary("en", "free"), "<free>"])
+FREE = VOCABULARY.encode(["<free>"])[0]  # what a free caption begins with
+PICTURE_STEPS, SEEDS = 600, (0, 1)
+LIMIT = 40  # tokens of a caption, most
+
+# --- scenes ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs between runs on scenes.
+
+    Attributes:
+        label: In the ledger.
+        steps: Of training.
+        transformer: The decoder of chapter 02 in place of the LSTM.
+        varied: Whether half of the captions are free ones, and given words are noisy.
+        pooled: Whether the decoder sees the mean of the regions only.
+        penalty: Weight of the doubly stochastic penalty.
+        own_share: Of scheduled sampling.
+        start: The run whose weights it starts from.
+    """
+
+    label: str
+    steps: int = 400
+    transformer: bool = False
+    varied: bool = True
+    pooled: bool = False
+    penalty: float = 0.0
+    own_share: float = 0.0
+    start: str = ""
+
+
+VARIANTS = {
+    "lstm": Variant("LSTM", 1200),
+    "short": Variant("LSTM, short run"),
+    "plain": Variant("LSTM, short run on canonical captions without noise", varied=False),
+    "penalty": Variant("short run, then doubly stochastic", 150, penalty=1.0, start="short"),
+    "forced": Variant("short run, then teacher forcing", 150, start="short"),
+    "sampled": Variant("short run, then scheduled sampling", 150, own_share=0.5, start="short"),
+    "pooled": Variant("LSTM on the mean of the regions, short run", pooled=True),
+    "transformer": Variant("Transformer", 900, transformer=True),
+}
+NOISE = 0.25
+
+
+def scene_model(transformer: bool = False, seed: int = 0) -> ImageCaptioner:
+    """A picture network and a captioner, drawn from a seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = SmallCNN(64)
+        config = CaptionerConfig(len(VOCABULARY), encoder.dim, max_regions=64, dim=96)
+        kind = TransformerCaptioner if transformer else LSTMCaptioner
+        return ImageCaptioner(encoder, kind(config))
+
+
+def scene_batches(varied: bool, size: int = 64) -> Callable[[int], CaptionBatch]:
+    """New scenes for every step.
+
+    Scenes of one and of two objects share a batch: batch norm would tell the decoder how many
+    there are if each batch had one number, and at test time it cannot.
+    """
+
+    def batch(n: int) -> CaptionBatch:
+        drawn = scenes.sample(size, seed=1000 + n, split="train", objects=(1, 2))
+        batch = caption_batch(drawn, VOCABULARY)
+        if not varied:
+            return batch
+        free = caption_batch(drawn[: size // 2], VOCABULARY, mode="free", seed=n * size)
+        free.tokens[:, 0] = FREE
+        length = max(batch.tokens.shape[1], free.tokens.shape[1])
+        both = [
+            F.pad(x, (0, length - x.shape[1])) for x in (free.tokens, batch.tokens[size // 2 :])
+        ]
+        tokens = torch.cat([F.pad(x, (0, length - x.shape[1])) for x in halves])
+        return CaptionBatch(batch.images, tokens, tokens != PAD)
+
+    return batch
+
+
+def scene_loss(model: ImageCaptioner, batch: CaptionBatch, variant: Variant):
+    """Sum of the cross-entropies of the next words, and their number."""
+    given = batch.tokens
+    if variant.varied:
+        # Random words among those given: what a caption said so far is then no sure sign of what
+        # it may say next, and the picture has to be asked.
+        noisy = torch.rand(given.shape) < NOISE
+        noisy[:, 0] = False
+        given = torch.where(noisy, torch.randint(END + 1, FREE, given.shape), given)
+    options = {"own_share": variant.own_share} if variant.own_share else {}
+    logits, weights = model.captioner(
+        see(model, batch.images, variant.pooled),
+        given,
+        return_weights=variant.penalty > 0,
+        **options,
+    )
+    total, count = next_token_loss(logits, batch.tokens, batch.keep)
+    if variant.penalty:
+        # The last token of a row is read, but predicts nothing. The penalty is a mean over
+        # regions, so that its size does not depend on their number.
+        unseen = doubly_stochastic(weights[:, :-1], batch.keep[:, 1:]) / weights[:, 0].numel()
+        total = total + variant.penalty * unseen * count
+    return total, count
+
+
+def see(model: ImageCaptioner, images: Tensor, pooled: bool) -> Tensor:
+    """The regions, or their mean alone: then there is nothing to attend to."""
+    regions = model.encoder(images).tokens
+    return regions.mean(1, keepdim=True) if pooled else regions
+
+
+def train_scenes(name: str) -> tuple[ImageCaptioner, History]:
+    """One run; what was stopped goes on, what is finished is read."""
+    variant = VARIANTS[name]
+    model = scene_model(variant.transformer)
+    if variant.start:
+        model.load_state_dict(train_scenes(variant.start)[0].state_dict())
+    history = fit(
+        model,
+        lambda model, batch: scene_loss(model, batch, variant),
+        scene_batches(variant.varied),
+        TrainConfig(
+            variant.steps,
+            learning_rate=1e-3 if variant.start else 3e-3,
+            warmup=20 if variant.start else 100,
+            progress=False,
+            checkpoint_every=100,
+        ),
+        checkpoint=RUNS / name,
+        resume=True,
+    )
+    return model.eval(), history
+
+
+@torch.no_grad()
+def write(model: ImageCaptioner, drawn: list[Scene], pooled: bool = False):
+    """Greedy captions as words, and where each word looked."""
+    regions = see(model, scenes.render(drawn), pooled)
+    decoding = CaptionDecoding(model.captioner, regions, keep_weights=True)
+    made = greedy(decoding, begin=BEGIN, end=END, max_length=LIMIT)
+    return [VOCABULARY.decode(ids) for ids in made.best()], decoding.weights
+
+
+def looks(words: list[list[str]], weights: Tensor, drawn: list[Scene]) -> dict[str, float]:
+    """Share of the attention in the object's box, and pointing, for its three words and even."""
+    heat, at = [], []
+    for row, scene in enumerate(drawn):
+        things = named_things(words[row])
+        if len(things) == len(scene.objects):
+            for thing, box in zip(things, scenes.boxes(scene), strict=True):
+                heat.append(weights[row, thing.at : thing.at + 3].reshape(3, 8, 8))
+                at.append(box)
+    maps, boxes = torch.stack(heat), torch.stack(at)
+    found = {"even_mass": mass_inside(torch.ones_like(maps[:, 0]), boxes).mean().item()}
+    # What pointing by chance gives: the share of cells whose centre lies in the box.
+    cells = torch.eye(64).reshape(64, 1, 8, 8).expand(-1, len(boxes), -1, -1)
+    hits = [points_inside(cell, boxes[:, None]).float() for cell in cells]
+    found["even_points"] = torch.stack(hits).mean().item()
+    for k, name in enumerate(("size", "colour", "shape")):
+        found[f"mass_{name}"] = mass_inside(maps[:, k], boxes).mean().item()
+        found[f"points_{name}"] = points_inside(maps[:, k], boxes[:, None]).float().mean().item()
+    return found
+
+
+@torch.no_grad()
+def second_object_errors(model: ImageCaptioner, drawn: list[Scene], planted: bool) -> float:
+    """Wrong words among the second object's three, when what was said before is given.
+
+    With ``planted`` the shape of the first object is given wrongly: what follows is as true as
+    before, but the model has never read its own mistakes.
+    """
+    batch = caption_batch(drawn, VOCABULARY)
+    tokens, places = batch.tokens.clone(), []
+    for row, scene in enumerate(drawn):
+        first, second = named_things(scenes.tokenize(scenes.caption(scene), "en"))
+        places.append([second.at, second.at + 1, second.at + 2])
+        if planted:
+            others = [shape for shape in scenes.SHAPES if shape != first.shape]
+            wrong = VOCABULARY.encode([others[row % len(others)]])
+            tokens[row, 1 + first.at + 2] = wrong[0]
+    logits, _ = model(batch.images, tokens)
+    at = torch.tensor(places)
+    said, true = logits.argmax(-1).gather(1, at), batch.tokens.gather(1, at + 1)
+    return (said != true).float().mean().item()
+
+
+@torch.no_grad()
+def errors_by_position(model: ImageCaptioner, drawn: list[Scene]) -> tuple[Tensor, Tensor]:
+    """Share of wrong words at each position, when the true words before it are given or its own."""
+    batch = caption_batch(drawn, VOCABULARY)
+    true, keep = batch.tokens[:, 1:], batch.keep[:, 1:]
+    forced = model(batch.images, batch.tokens)[0].argmax(-1)[:, :-1]
+    step = CaptionDecoding(model.captioner, see(model, batch.images, False))
+    free = greedy(step, begin=BEGIN, end=END, max_length=true.shape[1]).tokens[:, 0]
+    free = F.pad(free, (0, true.shape[1] - free.shape[1]), value=END)
+    wrong = [((said != true) & keep).sum(0) / keep.sum(0).clamp(min=1) for said in (forced, free)]
+    return wrong[0], wrong[1]
+
+
+@torch.no_grad()
+def held_out_shapes(model: ImageCaptioner, drawn: list[Scene], wrong_colour: bool) -> float:
+    """Wrong shapes of held-out objects when the colour said before is right, or a wrong one.
+
+    The wrong colour is one that was seen with this shape in training.
+    """
+    batch = caption_batch(drawn, VOCABULARY)
+    tokens, rows, places = batch.tokens.clone(), [], []
+    pairs = scenes.DEFAULT_HOLDOUT.pairs
+    for row, scene in enumerate(drawn):
+        things = named_things(scenes.tokenize(scenes.caption(scene), "en"))
+        for thing in things:
+            if (thing.colour, thing.shape) not in pairs:
+                continue
+            rows.append(row)
+            places.append(thing.at + 2)
+            if wrong_colour:
+                seen = [c for c in scenes.COLOURS if (c, thing.shape) not in pairs]
+                tokens[row, 1 + thing.at + 1] = VOCABULARY.encode([seen[row % len(seen)]])[0]
+    said = model(batch.images, tokens)[0].argmax(-1)[rows, places]
+    return (said != batch.tokens[rows, [p + 1 for p in places]]).float().mean().item()
+
+
+def true_share(words: list[list[str]], drawn: list[Scene]) -> float:
+    """Share of captions that are sentences of the grammar and true."""
+    right = 0
+    for caption, scene in zip(words, drawn, strict=True):
+        try:
+            right += scenes.is_true(scenes.detokenize(caption, "en"), scene)
+        except ValueError:  # no sentence of the grammar
+            continue
+    return right / len(drawn)
+
+
+def references(drawn: list[Scene]) -> list[list[list[str]]]:
+    """The one canonical caption of each scene."""
+    return [[scenes.tokenize(scenes.caption(scene), "en")] for scene in drawn]
+
+
+# --- pictures ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Emoji and clip art of one split, as frozen features.
+
+    Attributes:
+        regions: Features ``(pictures, regions, width)`` in fp16.
+        names: Captions.
+        concepts: What each shows.
+    """
+
+    regions: Tensor
+    names: list[str]
+    concepts: list[str]
+
+
+def load_pictures(split: str, size: int = 128) -> Pictures:
+    """Both sets through the frozen EfficientNet-Lite0; features are kept for the next time."""
+    sets = [emoji.load(split, size), clipart.load(split, size)]
+    names, concepts = ([x for s in sets for x in getattr(s, f)] for f in ("names", "concepts"))
+    path = RUNS / f"features_{split}_{size}.pt"
+    if not path.exists():
+        encoder = EfficientNetLite0(frozen=True)
+        images = torch.cat([items.images for items in sets])
+        with torch.no_grad():  # every channel from -1 to 1, as the weights want it
+            parts = [encoder(part / 127.5 - 1).tokens.half() for part in images.split(64)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(torch.cat(parts), path)
+    return Pictures(torch.load(path, weights_only=True), names, concepts)
+
+
+def picture_model(vocab: int, transformer: bool, seed: int) -> nn.Module:
+    """A captioner over 16 regions of 1,280 numbers."""
+    config = CaptionerConfig(vocab, 1280, max_regions=16, dim=192, dropout=0.4)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return (TransformerCaptioner if transformer else LSTMCaptioner)(config)
+
+
+def train_pictures(
+    train: Pictures, tokenizer: Tokenizer, transformer: bool, seed: int
+) -> tuple[nn.Module, History]:
+    """One run on frozen features."""
+    ids, keep = tokenizer.encode(train.names)
+    model = picture_model(tokenizer.vocab_size, transformer, seed)
+
+    def batch(n: int) -> tuple[Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(1000 * seed + n)
+        rows = torch.randint(len(ids), (128,), generator=generator)
+        length = int(keep[rows].sum(1).max())
+        return train.regions[rows].float(), ids[rows, :length], keep[rows, :length]
+
+    def loss(model, batch):
+        regions, tokens, real = batch
+        return next_token_loss(model(regions, tokens)[0], tokens, real)
+
+    history = fit(
+        model,
+        loss,
+        batch,
+        TrainConfig(
+            PICTURE_STEPS, learning_rate=2e-3, warmup=50, weight_decay=0.1, seed=seed,
+            progress=False, checkpoint_every=100,
+        ),
+        checkpoint=RUNS / f"pictures_{'transformer' if transformer else 'lstm'}_{seed}",
+        resume=True,
+    )  # fmt: skip
+    return model.eval(), history
+
+
+def caption_pictures(model: nn.Module, tokenizer: Tokenizer, regions: Tensor) -> list[str]:
+    """The best caption of each picture by beam search."""
+    made = beam_search(
+        CaptionDecoding(model, regions.float()),
+        begin=tokenizer.begin_id,
+        end=tokenizer.end_id,
+        beams=4,
+        max_length=16,
+        length_penalty=1.0,
+    )
+    return [text.strip() for text in tokenizer.decode(made.tokens[:, 0])]
+
+
+class Marks:
+    """Marks of captions of one set of pictures."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self.names, self.concepts = pictures.names, pictures.concepts
+        self.bert, self.tokenizer = Bert.pretrained("minilm"), wordpiece_tokenizer()
+        self.vectors = embed_texts(self.bert, self.tokenizer, self.names)
+        codes = {name: i for i, name in enumerate(self.names)}
+        code = torch.tensor([codes[name] for name in self.names])
+        self.relevant = code[:, None] == code  # pictures of one caption cannot be told apart by it
+
+    def __call__(self, captions: list[str]) -> dict[str, float]:
+        """BLEU, CIDEr, and where the picture is among all when one looks for its caption."""
+        words, truth = [c.split() for c in captions], [[name.split()] for name in self.names]
+        vectors = embed_texts(self.bert, self.tokenizer, captions)
+        rank = ranks(vectors @ self.vectors.T, self.relevant)
+        scores = cider(words, truth).scores
+        low, high = interval(scores, self.concepts)
+        return {
+            "bleu1": bleu(words, truth, order=1).score,
+            "bleu2": bleu(words, truth, order=2).score,
+            "bleu4": bleu(words, truth, smoothing="exp").score,
+            "cider": sum(scores) / len(scores),
+            "cider_low": low,
+            "cider_high": high,
+            "r1": hit_rate(rank, 1),
+            "r10": hit_rate(rank, 10),
+            "median": median_rank(rank),
+        }
+
+
+# --- the run -----------------------------------------------------------------------------------
+
+
+def note(name: str, value: float, metric: str, tolerance: float, **more) -> None:
+    """One row of the ledger."""
+    results.record(f"08.{name}", value, metric=metric, tolerance=tolerance, seed=0, **more)
+
+
+def save(model: nn.Module, name: str, what: str, history: History, metrics: dict) -> None:
+    """A checkpoint in bf16 with its card."""
+    save_weights(
+        model,
+        CHECKPOINTS / f"08_{name}.safetensors",
+        card={
+            "what": what,
+            "command": "make train CHAPTER=08",
+            "seed": 0,
+            "steps": history.steps,
+            "minutes": round(history.seconds / 60, 1),
+            "metrics": metrics,
+        },
+        dtype=torch.bfloat16,
+    )
+
+
+def run_scenes() -> None:
+    """Everything about scenes."""
+    held_out = scenes.sample(400, seed=1, split="test", objects=(1, 2))
+    known = scenes.sample(400, seed=3, split="train", objects=(1, 2))
+    pairs = scenes.sample(400, seed=2, split="test", objects=2)
+    for name, variant in VARIANTS.items():
+        model, history = train_scenes(name)
+        text = f"{variant.label}, {history.steps} steps"
+        words, weights = write(model, held_out, variant.pooled)
+        marks = attribute_scores(words, held_out)
+        marks["bleu4"] = bleu(words, references(held_out)).score
+        marks["cider"] = cider(words, references(held_out)).score
+        for key, value in marks.items():
+            tolerance = 1.0 if key == "cider" else 0.1
+            note(f"{name}_{key}", value, f"{text}: {key}, held-out combinations", tolerance)
+        seen = attribute_scores(write(model, known, variant.pooled)[0], known)
+        for key in ("attributes", "objects", "exact"):
+            note(f"{name}_seen_{key}", seen[key], f"{text}: {key}, known combinations", 0.1)
+        if variant.pooled:
+            continue
+        for key, value in looks(words, weights, held_out).items():
+            note(f"{name}_{key}", value, f"{text}: attention, {key}", 0.15)
+        for wrong in (False, True):
+            error, colour = (
+                held_out_shapes(model, pairs, wrong),
+                "a wrong" if wrong else "the right",
+            )
+            what = f"{text}: wrong shapes of held-out objects after {colour} colour"
+            note(f"{name}_shape_{'wrong' if wrong else 'right'}", error, what, 0.15)
+        for planted in (False, True):
+            error = second_object_errors(model, known_pairs(), planted)
+            after = "after a planted mistake" if planted else "after the truth"
+            what = f"{text}: wrong words of the second object {after}"
+            note(f"{name}_{'planted' if planted else 'given'}", error, what, 0.15)
+        if name in ("short", "forced", "sampled"):
+            for kind, errors in zip(
+                ("forced", "own"), errors_by_position(model, known_pairs()), strict=True
+            ):
+                for k in range(16):
+                    what = f"{text}: wrong words at position {k + 1}, {kind} words before it"
+                    note(f"{name}_{kind}_{k:02d}", errors[k].item(), what, 0.2)
+        if name in ("lstm", "transformer"):
+            save(model, f"scenes_{name}", f"{text}, captions of scenes", history, marks)
+        if name == "lstm":
+            run_free(model, held_out)
+    strangers = references(held_out[1:] + held_out[:1])
+    other = [caption for (caption,) in strangers]
+    for key, value in attribute_scores(other, held_out).items():
+        note(f"stranger_{key}", value, f"the caption of another scene: {key}", 0.05)
+    note("stranger_bleu4", bleu(other, references(held_out)).score, "another scene's: BLEU-4", 0.05)
+    note("stranger_cider", cider(other, references(held_out)).score, "another scene's: CIDEr", 0.3)
+
+
+def known_pairs() -> list[Scene]:
+    """Scenes of two objects whose combinations are known: mistakes are not for their novelty."""
+    return scenes.sample(400, seed=4, split="train", objects=2)
+
+
+def run_free(model: ImageCaptioner, drawn: list[Scene]) -> None:
+    """Free captions have no one right answer: the scene itself says whether they are true."""
+    regions = see(model, scenes.render(drawn), False)
+    limits = {"begin": FREE, "end": END, "max_length": LIMIT}
+    found = {"greedy": greedy(CaptionDecoding(model.captioner, regions), **limits)}
+    for alpha in (0.0, 0.6, 1.0, 2.0):
+        made = beam_search(
+            CaptionDecoding(model.captioner, regions), beams=4, length_penalty=alpha, **limits
+        )
+        found[f"beam{round(10 * alpha):02d}"] = made
+    for name, made in found.items():
+        words = [VOCABULARY.decode(ids) for ids in made.best()]
+        true, length = true_share(words, drawn), sum(map(len, words)) / len(words)
+        note(f"free_{name}_true", true, f"free captions by {name}: share that is true", 0.1)
+        note(f"free_{name}_words", length, f"free captions by {name}: mean number of words", 3)
+    own = [scenes.tokenize(scenes.caption(s, "en", "free", i), "en") for i, s in enumerate(drawn)]
+    note("free_stranger_true", true_share(own[1:] + own[:1], drawn), "another scene's: true", 0.03)
+    note("free_words", sum(map(len, own)) / len(own), "free captions: mean number of words", 1)
+
+
+def run_pictures() -> None:
+    """Emoji and clip art."""
+    train, test = load_pictures("train"), load_pictures("test")
+    tokenizer = bpe_tokenizer(train.names, vocab_size=1200)
+    marks = Marks(test)
+    common = Counter(train.names).most_common(1)[0][0]
+    pooled = [F.normalize(part.regions.float().mean(1), dim=1) for part in (train, test)]
+    nearest = (pooled[1] @ pooled[0].T).argmax(1).tolist()
+    found = {
+        "common": [marks([common] * len(test.names))],
+        "nearest": [marks([train.names[i] for i in nearest])],
+        "pictures_lstm": [],
+        "pictures_transformer": [],
+    }
+    for kind in ("lstm", "transformer"):
+        for seed in SEEDS:
+            model, history = train_pictures(train, tokenizer, kind == "transformer", seed)
+            found[f"pictures_{kind}"].append(
+                marks(caption_pictures(model, tokenizer, test.regions))
+            )
+            print(kind, seed, found[f"pictures_{kind}"][-1], flush=True)
+            if seed == 0 and kind == "lstm":
+                save(
+                    model,
+                    "pictures",
+                    "LSTM, emoji and clip art",
+                    history,
+                    found["pictures_lstm"][0],
+                )
+    for name, runs in found.items():
+        many = f", mean of {len(runs)} seeds" if len(runs) > 1 else ""
+        for key in runs[0]:
+            value = sum(run[key] for run in runs) / len(runs)
+            tolerance = 30 if key == "median" else 0.3 if "cider" in key else 0.05
+            note(f"{name}_{key}", value, f"{name} on held-out concepts: {key}{many}", tolerance)
+
+
+def main() -> None:
+    """Both parts."""
+    run_scenes()
+    run_pictures()
+
+
+if __name__ == "__main__":
+    main()
