@@ -114,9 +114,7 @@ def scene_batches(varied: bool, size: int = 64) -> Callable[[int], CaptionBatch]
         free = caption_batch(drawn[: size // 2], VOCABULARY, mode="free", seed=n * size)
         free.tokens[:, 0] = FREE
         length = max(batch.tokens.shape[1], free.tokens.shape[1])
-        both = [
-            F.pad(x, (0, length - x.shape[1])) for x in (free.tokens, batch.tokens[size // 2 :])
-        ]
+        halves = (free.tokens, batch.tokens[size // 2 :])
         tokens = torch.cat([F.pad(x, (0, length - x.shape[1])) for x in halves])
         return CaptionBatch(batch.images, tokens, tokens != PAD)
 
