@@ -13,6 +13,8 @@ of a group are positives of each other, each with an equal share of the target.
 ranks, and the gradient, averaged over the ranks by DistributedDataParallel, is that of one
 process with the whole batch. :mod:`mmlib.large_batches` has the versions that save memory.
 
+:mod:`mmlib.triplet` has the older loss of three, :mod:`mmlib.hypersphere` what to watch.
+
 References:
     van den Oord, Li, Vinyals, *Representation Learning with Contrastive Predictive Coding*,
     2018. Radford et al., *Learning Transferable Visual Models From Natural Language
@@ -20,7 +22,6 @@ References:
 """
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,19 +29,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmlib.large_batches import chunked_clip_loss, cosines, in_row_chunks
+from mmlib.pairs import check_groups, group_numbers, same_group, unit, unit_pair
 from mmlib.training.distributed import all_gather, rank, world_size
 
-__all__ = [
-    "LogitScale",
-    "alignment",
-    "clip_loss",
-    "info_nce",
-    "siglip_loss",
-    "triplet_loss",
-    "uniformity",
-]
-
-MINING = ("all", "semi-hard", "hardest")
+__all__ = ["LogitScale", "clip_loss", "info_nce", "siglip_loss"]
 
 
 class LogitScale(nn.Module):
@@ -116,7 +108,7 @@ def info_nce(
     >>> round(loss.item(), 4), round(-math.log(math.e / (math.e + 3)), 4)
     (0.7437, 0.7437)
     """
-    queries, keys = _unit(queries=queries), _unit(keys=keys)
+    queries, keys = unit(queries=queries), unit(keys=keys)
     if queries.shape[1] != keys.shape[1]:
         raise ValueError(
             f"queries and keys must have one dim: got {queries.shape[1]} and {keys.shape[1]}"
@@ -170,8 +162,8 @@ def clip_loss(
     >>> round(clip_loss(image, text, 100.0).item(), 4)
     0.0
     """
-    image, text = _pair(image_features, text_features)
-    _check_groups(groups, len(image))
+    image, text = unit_pair(image_features, text_features)
+    check_groups(groups, len(image))
     _check_chunk(chunk)
     if gather and world_size() > 1:
         images, texts, every, own = _gather(image, text, groups)
@@ -185,8 +177,8 @@ def clip_loss(
     if chunk is not None and chunk < len(image):
         return chunked_clip_loss(image, text, logit_scale, groups, chunk)
     logits = logit_scale * cosines(image, text)
-    same = _same(groups, len(image), image.device)
-    return 0.5 * (_cross_entropy(logits, same) + _cross_entropy(logits.T, same))
+    positives = same_group(groups, len(image), image.device)
+    return 0.5 * (_cross_entropy(logits, positives) + _cross_entropy(logits.T, positives))
 
 
 def siglip_loss(
@@ -227,13 +219,13 @@ def siglip_loss(
     >>> round(siglip_loss(image, image, 10.0, -10.0).item(), 4)  # log 2 for each true pair
     0.6932
     """
-    image, text = _pair(image_features, text_features)
-    _check_groups(groups, len(image))
+    image, text = unit_pair(image_features, text_features)
+    check_groups(groups, len(image))
     _check_chunk(chunk)
     if gather and world_size() > 1:
         _, texts, every, own = _gather(image, text, groups)
     else:
-        own = every = _numbers(groups, len(image), image.device)
+        own = every = group_numbers(groups, len(image), image.device)
         texts = text
 
     def total(queries: Tensor, own: Tensor, keys: Tensor) -> Tensor:
@@ -242,101 +234,6 @@ def siglip_loss(
         return -F.logsigmoid(torch.where(belongs, logits, -logits)).sum()
 
     return in_row_chunks(total, (image, own), texts, chunk) / len(image)
-
-
-def triplet_loss(
-    anchors: Float[Tensor, "batch dim"],
-    candidates: Float[Tensor, "batch dim"],
-    margin: float = 0.2,
-    mining: Literal["all", "semi-hard", "hardest"] = "all",
-    *,
-    groups: Int[Tensor, " batch"] | None = None,
-) -> Float[Tensor, ""]:
-    r"""An anchor must be nearer to its own candidate than to a negative, by a margin.
-
-    .. math::
-
-        \ell_{ij} = \max\left(0,\; m - a_i \cdot c_i + a_i \cdot c_j\right),
-        \quad j \notin P_i
-
-    ``"all"`` takes the mean over every triplet. ``"hardest"`` takes each anchor's most similar
-    negative (VSE++, Faghri et al., BMVC 2018), which finds its way least surely at the start of a
-    training. ``"semi-hard"`` takes the mean over the negatives that are less similar than the
-    positive, but by less than the margin (FaceNet, Schroff et al., CVPR 2015, there with squared
-    distances, which on the unit sphere are twice one minus the cosine).
-
-    Args:
-        anchors: Row ``i`` belongs to row ``i`` of the candidates.
-        candidates: As many.
-        margin: :math:`m`, in cosines.
-        mining: Which negatives count.
-        groups: Equal numbers for items that are no negatives of each other.
-
-    Returns:
-        The mean over the triplets that count; 0 when there is none.
-
-    Raises:
-        ValueError: shapes that do not fit, a margin of 0 or less, or another ``mining``.
-
-    >>> items = torch.eye(2)
-    >>> round(triplet_loss(items, items.flip(0), margin=0.2).item(), 4)  # 0.2 - 0 + 1
-    1.2
-    """
-    anchors, candidates = _pair(anchors, candidates, ("anchors", "candidates"))
-    _check_groups(groups, len(anchors))
-    if not margin > 0:
-        raise ValueError(f"margin must be above 0: got {margin}")
-    if mining not in MINING:
-        raise ValueError(f"mining must be one of {', '.join(MINING)}: got {mining!r}")
-    similar = cosines(anchors, candidates)
-    positive = similar.diagonal()[:, None]
-    negative = ~_same(groups, len(anchors), anchors.device)
-    if mining == "hardest":
-        hardest = similar.detach().masked_fill(~negative, -torch.inf).argmax(1, keepdim=True)
-        negative = negative & torch.zeros_like(negative).scatter(1, hardest, True)
-    elif mining == "semi-hard":
-        gap = (positive - similar).detach()
-        negative = negative & (gap > 0) & (gap < margin)
-    losses = (margin - positive + similar).clamp(min=0)
-    return losses.where(negative, 0.0).sum() / negative.sum().clamp(min=1)
-
-
-def alignment(
-    x: Float[Tensor, "batch dim"], y: Float[Tensor, "batch dim"], power: float = 2.0
-) -> Float[Tensor, ""]:
-    r"""How far apart the two sides of a pair lie, :math:`\frac1n \sum_i \|x_i - y_i\|^\alpha`.
-
-    0 at best; 2 for independent random pairs with :math:`\alpha = 2`. Wang and Isola,
-    *Understanding Contrastive Representation Learning through Alignment and Uniformity on the
-    Hypersphere*, ICML 2020.
-
-    Raises:
-        ValueError: shapes that do not fit, or a power of 0 or less.
-    """
-    if not power > 0:
-        raise ValueError(f"power must be above 0: got {power}")
-    x, y = _pair(x, y, ("x", "y"))
-    return (x - y).norm(dim=1).pow(power).mean()
-
-
-def uniformity(x: Float[Tensor, "batch dim"], temperature: float = 2.0) -> Float[Tensor, ""]:
-    r"""How evenly points lie on the sphere; lower is more even.
-
-    .. math:: \log \frac{1}{n(n-1)} \sum_{i \neq j} \exp\left(-t \|x_i - x_j\|^2\right)
-
-    0 when all points are one (collapse), about :math:`-2t` when they are spread evenly in many
-    dimensions. Wang and Isola, ICML 2020, whose :math:`t` is the ``temperature`` here.
-
-    Raises:
-        ValueError: fewer than two points, or a temperature of 0 or less.
-    """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0: got {temperature}")
-    x = _unit(x=x)
-    if len(x) < 2:
-        raise ValueError("x must hold at least two points: got 1")
-    squared = torch.pdist(x).square()
-    return (-temperature * squared).logsumexp(0) - math.log(len(squared))
 
 
 # ---- what the losses share
@@ -354,27 +251,6 @@ def _row_losses(logits: Tensor, positives: Tensor) -> Tensor:
     return -log_p.where(positives, 0.0).sum(1) / positives.sum(1).clamp(min=1)
 
 
-def _unit(**features: Tensor) -> Tensor:
-    ((name, x),) = features.items()
-    if x.ndim != 2 or 0 in x.shape:
-        raise ValueError(f"{name} must have shape (batch, dim), not empty: got {tuple(x.shape)}")
-    if not x.is_floating_point():
-        raise TypeError(f"{name} must hold floating-point numbers: got {x.dtype}")
-    return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=1)
-
-
-def _pair(
-    first: Tensor, second: Tensor, names: tuple[str, str] = ("image_features", "text_features")
-) -> tuple[Tensor, Tensor]:
-    pair = _unit(**{names[0]: first}), _unit(**{names[1]: second})
-    if first.shape != second.shape:
-        raise ValueError(
-            f"{names[0]} and {names[1]} must have one shape: got {tuple(first.shape)} and "
-            f"{tuple(second.shape)}"
-        )
-    return pair
-
-
 def _check_mask(name: str, mask: Tensor | None, shape: tuple[int, int]) -> None:
     if mask is None:
         return
@@ -384,30 +260,14 @@ def _check_mask(name: str, mask: Tensor | None, shape: tuple[int, int]) -> None:
         raise ValueError(f"{name} must have shape {shape}: got {tuple(mask.shape)}")
 
 
-def _check_groups(groups: Tensor | None, batch: int) -> None:
-    if groups is not None and (groups.shape != (batch,) or groups.is_floating_point()):
-        raise ValueError(
-            f"groups must hold {batch} whole numbers: got {groups.dtype}, {tuple(groups.shape)}"
-        )
-
-
 def _check_chunk(chunk: int | None) -> None:
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1, or None: got {chunk}")
 
 
-def _numbers(groups: Tensor | None, batch: int, device: torch.device) -> Tensor:
-    return torch.arange(batch, device=device) if groups is None else groups
-
-
-def _same(groups: Tensor | None, batch: int, device: torch.device) -> Tensor:
-    numbers = _numbers(groups, batch, device)
-    return numbers[:, None] == numbers
-
-
 def _gather(image: Tensor, text: Tensor, groups: Tensor | None) -> tuple[Tensor, ...]:
     """Features and numbers of all ranks, and this rank's own numbers."""
-    own = _numbers(groups, len(image), image.device)
+    own = group_numbers(groups, len(image), image.device)
     if groups is None:
         own = own + rank() * len(image)
     return all_gather(image), all_gather(text), all_gather(own), own

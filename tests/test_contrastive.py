@@ -10,18 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mmlib import contrastive, large_batches
-from mmlib.contrastive import (
-    LogitScale,
-    alignment,
-    clip_loss,
-    info_nce,
-    siglip_loss,
-    triplet_loss,
-    uniformity,
-)
+from mmlib import large_batches
+from mmlib.contrastive import LogitScale, clip_loss, info_nce, siglip_loss
 from mmlib.training import distributed
 from mmlib.training.optimizer import decay_groups
+from mmlib.triplet import triplet_loss
 
 
 def draw(*shape, seed, dtype=torch.float64):
@@ -161,28 +154,6 @@ def test_groups_are_positives_of_each_other():
     torch.testing.assert_close(
         clip_loss(IMAGE, TEXT, 9.0, groups=torch.arange(7) * 5 - 3), clip_loss(IMAGE, TEXT, 9.0)
     )
-
-
-def test_triplets_of_a_group_do_not_count():
-    every = triplet_loss(IMAGE, TEXT, 2.5)
-    assert (triplet_loss(IMAGE, TEXT, 2.5, groups=torch.arange(7)) - every).abs() < 1e-12
-    one = torch.zeros(7, dtype=torch.long)
-    for mining in contrastive.MINING:
-        assert triplet_loss(IMAGE, TEXT, 2.5, mining, groups=one).item() == 0.0
-
-
-def test_hardest_is_the_hardest_of_all():
-    image, text = F.normalize(IMAGE, dim=1), F.normalize(TEXT, dim=1)
-    expected = 0.0
-    for i in range(7):
-        losses = [
-            max(0.0, 0.2 - float(image[i] @ text[i]) + float(image[i] @ text[j]))
-            for j in range(7)
-            if j != i
-        ]
-        expected += max(losses) / 7
-    found = triplet_loss(IMAGE, TEXT, 0.2, "hardest")
-    assert found.item() == pytest.approx(expected, abs=1e-12)
 
 
 # ---- nothing to learn from
@@ -427,33 +398,6 @@ def test_the_scale_is_clamped_learned_and_not_decayed():
     assert any(p is scale.log_scale for p in kept["params"])
 
 
-# ---- alignment and uniformity
-
-
-def test_alignment_and_uniformity_at_the_ends():
-    points = F.normalize(draw(4000, 256, seed=1), dim=1)
-    collapsed = torch.ones(10, 4).double()
-    assert alignment(points, points).item() == 0.0
-    assert uniformity(collapsed).item() == pytest.approx(0.0, abs=1e-12)
-    assert alignment(points, points[torch.randperm(4000)]).item() == pytest.approx(2.0, abs=0.02)
-    # In many dimensions random directions are nearly orthogonal: squared distances near 2.
-    assert uniformity(points).item() == pytest.approx(-4.0, abs=0.05)
-
-
-def test_alignment_and_uniformity_against_plain_sums():
-    x, y = F.normalize(IMAGE, dim=1), F.normalize(TEXT, dim=1)
-    powers = [float((a - b).norm()) ** 1.5 for a, b in zip(x, y, strict=True)]
-    assert alignment(IMAGE, TEXT, power=1.5).item() == pytest.approx(sum(powers) / 7)
-    terms = [
-        math.exp(-3 * float((x[i] - x[j]).square().sum()))
-        for i in range(7)
-        for j in range(7)
-        if i != j
-    ]
-    expected = math.log(sum(terms) / len(terms))
-    assert uniformity(IMAGE, temperature=3.0).item() == pytest.approx(expected)
-
-
 # ---- bad input
 
 GOOD = torch.zeros(3, 2)
@@ -494,15 +438,6 @@ BAD = {
         ValueError,
         "positives must have shape (3, 3): got (3, 2)",
     ),
-    "margin": (triplet_loss, (GOOD, GOOD, 0.0), {}, ValueError, "margin must be above 0: got 0.0"),
-    "mining": (
-        triplet_loss,
-        (GOOD, GOOD, 0.1, "easy"),
-        {},
-        ValueError,
-        "mining must be one of",
-    ),
-    "anchors": (triplet_loss, (GOOD[0], GOOD), {}, ValueError, "anchors must have shape"),
     "query width": (
         info_nce,
         (GOOD, torch.zeros(3, 4), 1.0),
@@ -510,10 +445,6 @@ BAD = {
         ValueError,
         "queries and keys must have one dim: got 2 and 4",
     ),
-    "power": (alignment, (GOOD, GOOD, 0.0), {}, ValueError, "power must be above 0: got 0.0"),
-    "uniformity": (uniformity, (GOOD, -1.0), {}, ValueError, "temperature must be above 0"),
-    "one point": (uniformity, (GOOD[:1],), {}, ValueError, "at least two points: got 1"),
-    "y": (alignment, (GOOD, GOOD[:2]), {}, ValueError, "x and y must have one shape"),
     "no chunks": (
         large_batches.cached_backward,
         (None, [], None),

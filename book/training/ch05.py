@@ -16,21 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmlib import results
-from mmlib.contrastive import (
-    LogitScale,
-    alignment,
-    clip_loss,
-    info_nce,
-    siglip_loss,
-    triplet_loss,
-    uniformity,
-)
+from mmlib.contrastive import LogitScale, clip_loss, info_nce, siglip_loss
 from mmlib.data import emoji
 from mmlib.data.augment import ImageAugment
 from mmlib.encoders.text import Bert, embed_texts
 from mmlib.encoders.tokenizers import wordpiece_tokenizer
+from mmlib.hypersphere import alignment, uniformity
 from mmlib.machine import peak_memory
 from mmlib.training import TrainConfig, fit
+from mmlib.triplet import triplet_loss
 
 MINUTES = 12
 SEEDS = (0, 1, 2)

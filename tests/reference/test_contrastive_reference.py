@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from pytorch_metric_learning import distances, losses, miners, reducers
 
-from mmlib.contrastive import clip_loss, info_nce, siglip_loss, triplet_loss
+from mmlib.contrastive import clip_loss, info_nce, siglip_loss
+from mmlib.triplet import triplet_loss
 
 # pytorch-metric-learning takes labels and ref_labels that are one object for a sign that both
 # sides are the same items, and leaves out the pairs of equal number: hence the clones.
