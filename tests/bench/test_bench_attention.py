@@ -8,11 +8,6 @@ from torch import nn
 from mmlib.attention import MultiHeadAttention, attention, causal_keep
 
 
-def as_fast(table, name, peer):
-    """As fast as the peer, but for noise and for checks of the input, which take microseconds."""
-    return table.seconds(name) < 1.1 * table.seconds(peer) + 1e-4
-
-
 def modules(dim, heads):
     ours, theirs = (
         MultiHeadAttention(dim, heads),
@@ -64,8 +59,8 @@ def test_self_attention(side_by_side, batch, length, dim, heads, causal, backwar
         contestants = {name: torch.no_grad()(f) for name, f in outputs.items()}
     what = f"{'causal ' if causal else ''}self-attention {batch}×{length}×{dim}, {heads} heads"
     table = side_by_side(f"{what}, {'forward + backward' if backward else 'forward'}", contestants)
-    assert as_fast(table, "mmlib", "SDPA by hand")
-    assert as_fast(table, "mmlib", "nn.MultiheadAttention")
+    assert table.as_fast("mmlib", "SDPA by hand")
+    assert table.as_fast("mmlib", "nn.MultiheadAttention")
     for peer in ("SDPA by hand", "nn.MultiheadAttention"):
         assert table.memory("mmlib") < 1.15 * table.memory(peer) + 1
 
@@ -83,7 +78,7 @@ def test_cross_attention(side_by_side):
     torch.testing.assert_close(*(f() for f in outputs.values()), rtol=1e-4, atol=1e-5)
     contestants = {name: torch.no_grad()(f) for name, f in outputs.items()}
     table = side_by_side("padded cross-attention 4×64 to 4×256×256, 8 heads, forward", contestants)
-    assert as_fast(table, "mmlib", "nn.MultiheadAttention")
+    assert table.as_fast("mmlib", "nn.MultiheadAttention")
     assert table.memory("mmlib") < 1.15 * table.memory("nn.MultiheadAttention") + 1
 
 
@@ -109,4 +104,4 @@ def test_the_textbook_formula(side_by_side):
         "SDPA": lambda: F.scaled_dot_product_attention(q, k, v),
     }
     table = side_by_side("textbook attention 8×4×128×32", contestants)
-    assert as_fast(table, "mmlib.attention", "three lines of torch")
+    assert table.as_fast("mmlib.attention", "three lines of torch")

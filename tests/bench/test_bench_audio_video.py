@@ -15,11 +15,6 @@ from mmlib.encoders.video import VideoEncoder, VideoEncoderConfig
 RATE = 16_000
 
 
-def as_fast(table, name, peer):
-    """As fast as the peer, but for noise and for checks of the input, which take microseconds."""
-    return table.seconds(name) < 1.1 * table.seconds(peer) + 1e-4
-
-
 def show_rate(table, amount, what):
     """With ``-s``: what the table means in the unit of the modality."""
     for name in ("mmlib", "transformers"):
@@ -58,8 +53,8 @@ def test_log_mel(side_by_side, batch, seconds):
         f"log-mel beside WhisperFeatureExtractor, {batch} × {seconds} s of sound", contestants
     )
     show_rate(table, batch * seconds, "seconds of sound")
-    assert as_fast(table, "mmlib", "transformers")
-    assert as_fast(table, "mmlib", "librosa")
+    assert table.as_fast("mmlib", "transformers")
+    assert table.as_fast("mmlib", "librosa")
 
 
 def test_griffin_lim(side_by_side):
@@ -74,7 +69,7 @@ def test_griffin_lim(side_by_side):
         ],
     }
     table = side_by_side("Griffin–Lim, 8 rounds on 10 s of sound", contestants, rounds=10)
-    assert as_fast(table, "mmlib", "librosa")
+    assert table.as_fast("mmlib", "librosa")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -96,7 +91,7 @@ def test_audio_encoder(side_by_side, precision):
     title = f"AudioEncoder, sizes of whisper-tiny, 2 layers, 2 × 10 s, {precision}"
     table = side_by_side(title, contestants, rounds=10)
     show_rate(table, 20, "seconds of sound")
-    assert as_fast(table, "mmlib", "transformers")
+    assert table.as_fast("mmlib", "transformers")
     assert table.memory("mmlib") < 1.15 * table.memory("transformers") + 1
 
 
@@ -133,5 +128,5 @@ def test_video_encoder(side_by_side, precision, backward):
     title = f"VideoEncoder beside ViViT, 2 × 8 frames of 64², 2 layers, {precision}, {what}"
     table = side_by_side(title, contestants, rounds=10)
     show_rate(table, 16, "frames")
-    assert as_fast(table, "mmlib", "transformers")
+    assert table.as_fast("mmlib", "transformers")
     assert table.memory("mmlib") < 1.15 * table.memory("transformers") + 1

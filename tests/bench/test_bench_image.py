@@ -10,11 +10,6 @@ from torch import nn
 from mmlib.encoders.image import EfficientNetLite0, ResNet, ResNetConfig, TorchvisionResNet, ViT
 
 
-def as_fast(table, name, peer):
-    """As fast as the peer, but for noise and for checks of the input, which take microseconds."""
-    return table.seconds(name) < 1.1 * table.seconds(peer) + 1e-4
-
-
 def compare(side_by_side, title, ours, theirs, images, precision, backward=False, rounds=8):
     """Time both, forward only or with the gradients of all weights."""
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
@@ -37,7 +32,7 @@ def compare(side_by_side, title, ours, theirs, images, precision, backward=False
     table = side_by_side(title, contestants, rounds=rounds)
     rate = len(images) / table.seconds("mmlib")
     table.title += f": {rate:.1f} pictures a second"
-    assert as_fast(table, "mmlib", "peer")
+    assert table.as_fast("mmlib", "peer")
     # Activations of a megabyte or so are freed at other moments than in the peer.
     assert table.memory("mmlib") < 1.15 * table.memory("peer")
 

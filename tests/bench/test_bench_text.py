@@ -47,7 +47,7 @@ def test_bert_encoding(side_by_side, dtype, padded):
     table = side_by_side(f"MiniLM, {BATCH}×{LENGTH} tokens, {kind}, {dtype}, encode", contestants)
     for name in contestants:
         rate(table, name, BATCH * LENGTH, "tokens")
-    assert table.ratio("mmlib", "transformers") < 1.1
+    assert table.as_fast("mmlib", "transformers")
     assert table.memory("mmlib") < 1.1 * table.memory("transformers") + 2
 
 
@@ -73,7 +73,7 @@ def test_bert_training(side_by_side, dtype):
     table = side_by_side(title, contestants)
     for name in contestants:
         rate(table, name, BATCH * LENGTH, "tokens")
-    assert table.ratio("mmlib", "transformers") < 1.1
+    assert table.as_fast("mmlib", "transformers")
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
@@ -97,8 +97,8 @@ def test_clip_text_encoding(side_by_side, dtype):
     table = side_by_side(title, contestants, rounds=10)
     for name in contestants:
         rate(table, name, ids.numel(), "tokens")
-    assert table.ratio("mmlib", "transformers") < 1.1
-    assert table.ratio("mmlib, no mask", "transformers, no mask") < 1.1
+    assert table.as_fast("mmlib", "transformers")
+    assert table.as_fast("mmlib, no mask", "transformers, no mask")
 
 
 @torch.no_grad()
@@ -112,7 +112,7 @@ def test_recurrent_encoding(side_by_side):
     }
     table = side_by_side(f"GRU of width 256, {BATCH}×{LENGTH} tokens, padded, encode", contestants)
     rate(table, "mmlib, packed", int(keep.sum()), "tokens")
-    assert table.ratio("mmlib, packed", "nn.GRU, padding read") < 1.1  # half of it is padding
+    assert table.as_fast("mmlib, packed", "nn.GRU, padding read")  # half of it is padding
 
 
 def captions():
@@ -132,7 +132,7 @@ def test_wordpiece(side_by_side):
     table = side_by_side("word pieces of 1,000 captions", contestants)
     for name in contestants:
         rate(table, name, int(keep.sum()), "tokens")
-    assert table.ratio("mmlib", "transformers") < 1.1
+    assert table.as_fast("mmlib", "transformers")
 
 
 def test_clip_tokens(side_by_side):
@@ -148,7 +148,7 @@ def test_clip_tokens(side_by_side):
     table = side_by_side("CLIP's byte pairs of 1,000 captions", contestants)
     for name in contestants:
         rate(table, name, int(ours.encode(texts).keep.sum()), "tokens")
-    assert table.ratio("mmlib", "open_clip") < 1.1
+    assert table.as_fast("mmlib", "open_clip")
 
 
 def test_byte_pairs(side_by_side):
