@@ -39,7 +39,7 @@ def test_hardest_is_the_hardest_of_all():
 def test_semi_hard_negatives_are_farther_than_the_positive_but_within_the_margin():
     anchors = torch.tensor([[1.0, 0.0]] * 4)
     # Cosines of the first anchor: 0.6 with its own, then harder, semi-hard, easy.
-    cosine = torch.tensor([0.6, 0.8, 0.5, -1.0])
+    cosine = torch.tensor([0.6, 0.8, 0.55, -1.0])
     candidates = torch.stack([cosine, (1 - cosine.square()).sqrt()], dim=1)
     groups = torch.tensor([0, 1, 2, 3])
     losses = {i: 0.3 - cosine[i] + cosine for i in range(4)}
