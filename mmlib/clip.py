@@ -78,6 +78,7 @@ class CLIPConfig:
             dim=768,
             heads=12,
             layers=12,
+            mlp_dim=3072,
             norm_eps=1e-5,
             activation="quick_gelu",
             norm_before=True,
@@ -88,6 +89,7 @@ class CLIPConfig:
             dim=512,
             heads=8,
             layers=12,
+            mlp_dim=2048,
             causal=True,
             pool="end",
             end_id=49_407,
@@ -256,6 +258,7 @@ class CLIP(nn.Module):
 
         Raises:
             ImportError: a folder or name is given and transformers is missing.
+            OSError: there is no such folder or name, or it holds no weights.
             TypeError: the model is no CLIP.
             ValueError: it has options that the towers lack, or weights that do not fit; see
                 :meth:`mmlib.encoders.vit.ViT.from_transformers`.

@@ -1,4 +1,4 @@
-"""CLIP: unit vectors, the fast paths against the towers, padding, the scale, training, bad input."""
+"""CLIP: unit vectors, fast paths against the towers, padding, the scale, training, bad input."""
 
 import inspect
 import math
