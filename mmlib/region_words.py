@@ -12,9 +12,9 @@ word vectors, and the score of the two lets **each word look for its own region*
 A dot product, not a cosine: a region with a red star carries *red* and *star*, and a cosine would
 divide by the length of both, so that a region with some red and nothing else could score higher.
 
-Contrastive training on :math:`s` pulls a word towards the regions that its pictures share and
-other pictures lack, which are those of the thing that it names: alignment as a by-product of
-matching. :func:`points_inside` marks it by the pointing game.
+The negatives of a batch rarely ask for everything: where colours alone tell its pictures apart,
+nothing has to learn a shape. :mod:`mmlib.swapped_words` asks for each word. Where a word looks is
+traced back to the pixels by :meth:`RegionWordModel.trace` and marked by :func:`points_inside`.
 
 References:
     Karpathy, Fei-Fei, *Deep Visual-Semantic Alignments for Generating Image Descriptions*, CVPR
@@ -22,7 +22,8 @@ References:
     Image-Text Matching*, ECCV 2018 (attention instead of the best; there the word is compared by
     a cosine with the attended mean of regions, here the comparisons themselves are averaged,
     which costs one product less). Zhang et al., *Top-Down Neural Attention by Excitation
-    Backprop*, ECCV 2016 (the pointing game).
+    Backprop*, ECCV 2016 (the pointing game). Shrikumar et al.,
+    *Not Just a Black Box*, 2016 (gradient times input).
 """
 
 import math
@@ -34,7 +35,12 @@ from torch import Tensor, nn
 
 from mmlib.contrastive import LogitScale
 
-__all__ = ["RegionWordModel", "matching_loss", "points_inside", "word_region_scores"]
+__all__ = [
+    "RegionWordModel",
+    "matching_loss",
+    "points_inside",
+    "word_region_scores",
+]
 
 
 def word_region_scores(
@@ -99,34 +105,30 @@ def matching_loss(
 
 
 class RegionWordModel(nn.Module):
-    """A small convolutional network for the regions, one vector for each kind of word.
+    """A small convolutional network for the regions, one vector for each word of the vocabulary.
 
-    Three convolutions give a grid of a quarter of the picture's side, and each region is the mean
-    over 3 × 3 cells of it, so that it holds most of a thing when the thing is in its middle. A
-    region sees 26 × 26 pixels and nothing beyond: it can know what is there, but not what is
-    elsewhere. Words have no context either: *red* has one vector, whatever it stands before.
+    Three convolutions give a grid of a quarter of the picture's side. A region sees 18 × 18
+    pixels and nothing beyond: it can know what is there, but not what is elsewhere. Words have no
+    context either: *red* has one vector, whatever it stands before.
 
     Args:
-        vocab: Kinds of words.
+        vocab: How many words there are.
         dim: Width of a region's and a word's vector.
         sharpness: See :func:`word_region_scores`.
-        cosine: See :func:`word_region_scores`.
 
     Raises:
         ValueError: a number below 1.
     """
 
     #: Side of the square of pixels that a region sees.
-    sees = 26
+    sees = 18
 
-    def __init__(
-        self, vocab: int, dim: int = 64, sharpness: float = 4.0, *, cosine: bool = False
-    ) -> None:
+    def __init__(self, vocab: int, dim: int = 64, sharpness: float = 60.0) -> None:
         super().__init__()
         for name, value in (("vocab", vocab), ("dim", dim)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1: got {value}")
-        self.sharpness, self.cosine = sharpness, cosine
+        self.sharpness = sharpness
         # Even kernels keep what a region sees centred on its cell; odd ones with a stride would
         # shift it by half a step each time, and every word would point beside its object.
         self.picture = nn.Sequential(
@@ -140,16 +142,16 @@ class RegionWordModel(nn.Module):
             nn.BatchNorm2d(dim),
             nn.ReLU(),
             nn.Conv2d(dim, dim, 1),
-            nn.AvgPool2d(3, stride=1, padding=1),
         )
         self.word = nn.Embedding(vocab, dim)
         self.logit_scale = LogitScale(initial=20.0)
 
-    def regions(
+    def fits(
         self, pictures: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch regions dim"]:
-        """Region vectors, row by row from the top left."""
-        return self.picture(pictures).flatten(2).transpose(1, 2)
+    ) -> Float[Tensor, "batch vocab regions"]:
+        """How well every word of the vocabulary fits every region, row by row from the top left."""
+        words = self.word.weight / math.sqrt(self.word.embedding_dim)
+        return torch.einsum("wd,bdr->bwr", words, self.picture(pictures).flatten(2))
 
     def forward(
         self,
@@ -157,23 +159,55 @@ class RegionWordModel(nn.Module):
         words: Int[Tensor, "texts length"],
         keep: Bool[Tensor, "texts length"],
     ) -> Float[Tensor, "pictures texts"]:
-        """The score of every picture with every text."""
-        return word_region_scores(
-            self.regions(pictures), self.word(words), keep, self.sharpness, cosine=self.cosine
-        )
+        """The score of every picture with every text, each word looking for itself.
+
+        It is :func:`word_region_scores`. As words have no context, each kind of word is scored
+        once with each picture, however many texts have it.
+        """
+        fits = self.fits(pictures)
+        best = ((self.sharpness * fits).softmax(-1) * fits).sum(-1)
+        return best[:, words].where(keep, 0.0).sum(-1) / keep.sum(1).clamp(min=1)
 
     def heat(
         self,
         pictures: Float[Tensor, "batch 3 height width"],
         words: Int[Tensor, "batch length"],
-    ) -> Float[Tensor, "batch length rows columns"]:
-        """How well each word of a caption fits each region of its own picture."""
-        grid, words = self.picture(pictures), self.word(words)
-        if self.cosine:
-            grid, words = F.normalize(grid, dim=1), F.normalize(words, dim=-1)
-        else:
-            words = words / math.sqrt(words.shape[-1])
-        return torch.einsum("bwd,bdij->bwij", words, grid)
+        said: Bool[Tensor, "batch length"],
+    ) -> Float[Tensor, "batch rows columns"]:
+        """How well the words that are said, together, fit each region of their picture."""
+        wanted = (self.word(words) * said[..., None]).sum(1) / math.sqrt(self.word.embedding_dim)
+        return torch.einsum("bd,bdij->bij", wanted, self.picture(pictures))
+
+    def trace(
+        self,
+        pictures: Float[Tensor, "batch 3 height width"],
+        words: Int[Tensor, "batch length"],
+        said: Bool[Tensor, "batch length"],
+    ) -> Float[Tensor, "batch height width"]:
+        r"""Which pixels the words see: from their best region back to the picture.
+
+        A region sees 18 pixels across, and nothing in the training asks that what it
+        has found be in the middle of them. So where the best region lies is not yet where the
+        thing is; the pixels that its fit rests on are:
+
+        .. math::
+            h_{ij} = \Big|\sum_k x_{kij} \, \frac{\partial}{\partial x_{kij}}
+            \max_r \sum_w c_{wr}\Big|,
+
+        the gradient times the input, averaged over squares of 5 pixels. Black pixels explain
+        nothing, so things light up and dark backgrounds do not.
+
+        Raises:
+            ValueError: the model is in training mode, where batch norm mixes the pictures.
+        """
+        if self.training:
+            raise ValueError("model must be in eval mode: call eval() first")
+        with torch.enable_grad():
+            leaf = pictures.detach().requires_grad_()
+            best = self.heat(leaf, words, said).flatten(1).amax(1)
+            (gradient,) = torch.autograd.grad(best.sum(), leaf)
+        seen = (gradient * pictures).sum(1, keepdim=True).abs()
+        return F.avg_pool2d(seen, 5, stride=1, padding=2, count_include_pad=False)[:, 0]
 
 
 def points_inside(

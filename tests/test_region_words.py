@@ -91,16 +91,60 @@ def test_a_region_sees_pixels_around_its_own_centre(size):
         assert along[-1] - along[0] + 1 == model.sees
 
 
-@pytest.mark.parametrize("cosine", [False, True])
-def test_model_scores_and_heat_agree(cosine):
-    model = RegionWordModel(9, dim=8, sharpness=4.0, cosine=cosine).eval()
+def test_model_scores_and_heat_are_the_formula():
+    model = RegionWordModel(9, dim=8, sharpness=4.0).eval()
     pictures, words = torch.rand(2, 3, 32, 32), torch.tensor([[1, 2, 3], [4, 5, 0]])
     keep = torch.tensor([[True, True, True], [True, True, False]])
     with torch.no_grad():
-        heat = model.heat(pictures, words).flatten(2)
-        own = ((4.0 * heat).softmax(-1) * heat).sum(-1)
-        expected = torch.stack([own[0].mean(), own[1, :2].mean()])
-        torch.testing.assert_close(model(pictures, words, keep).diagonal(), expected)
+        regions = model.picture(pictures).flatten(2).transpose(1, 2)
+        expected = word_region_scores(regions, model.word(words), keep, 4.0)
+        torch.testing.assert_close(model(pictures, words, keep), expected)
+        fits = model.fits(pictures)
+        own = fits[0, words[0]].sum(0), fits[1, words[1, :2]].sum(0)
+        torch.testing.assert_close(model.heat(pictures, words, keep).flatten(1), torch.stack(own))
+        by_hand = regions[1] @ model.word(torch.tensor(4)) / math.sqrt(8)
+        torch.testing.assert_close(fits[1, 4], by_hand)
+
+
+def traced_by_differences(model, pictures, words, said):
+    """The product of gradient and input of every pixel, by finite differences."""
+    maps = torch.zeros(len(pictures), *pictures.shape[2:], dtype=torch.float64)
+    for at in torch.cartesian_prod(*(torch.arange(n) for n in pictures.shape[1:])).tolist():
+        up, down = pictures.clone(), pictures.clone()
+        place = (slice(None), *at)
+        up[place] += 1e-5
+        down[place] -= 1e-5
+        best = [model.heat(x, words, said).flatten(1).amax(1) for x in (up, down)]
+        maps[:, at[1], at[2]] += (best[0] - best[1]) / 2e-5 * pictures[place]
+    return maps.abs()
+
+
+def test_tracing_is_gradient_times_input():
+    model = RegionWordModel(9, dim=4).double().eval()
+    pictures = torch.rand(2, 3, 12, 12, dtype=torch.float64)
+    words, said = torch.tensor([[1, 2], [3, 4]]), torch.tensor([[True, True], [True, False]])
+    with torch.no_grad():
+        seen = traced_by_differences(model, pictures, words, said)
+    expected = torch.zeros(2, 12, 12, dtype=torch.float64)
+    for i in range(12):
+        for j in range(12):
+            rows, columns = slice(max(i - 2, 0), i + 3), slice(max(j - 2, 0), j + 3)
+            expected[:, i, j] = seen[:, rows, columns].mean((1, 2))
+    torch.testing.assert_close(model.trace(pictures, words, said), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_tracing_looks_at_one_picture_alone_and_leaves_no_gradient():
+    model = RegionWordModel(9, dim=4).eval()
+    pictures, words = torch.rand(3, 3, 16, 16), torch.tensor([[1, 2], [3, 4], [5, 6]])
+    said = torch.ones(3, 2, dtype=torch.bool)
+    with torch.no_grad():
+        together = model.trace(pictures, words, said)
+        alone = model.trace(pictures[1:2], words[1:2], said[1:2])
+    torch.testing.assert_close(together[1:2], alone)
+    assert not together.requires_grad and not pictures.requires_grad
+    assert all(p.grad is None for p in model.parameters())
+    with pytest.raises(ValueError, match="eval mode"):
+        model.train().trace(pictures, words, said)
 
 
 def test_the_pointing_game():
