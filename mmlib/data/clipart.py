@@ -20,22 +20,12 @@ face have the concept ``"dog face"``. So what one data set holds out, the other 
 set()
 """
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from importlib import resources
+from dataclasses import dataclass
 
-import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from mmlib.data.shipped import (
-    check_request,
-    checked_files,
-    checked_indices,
-    pictures,
-    split_of,
-)
+from mmlib.data.shipped import PictureSet, read_set, split_of
 
 __all__ = ["SIDE", "ClipartSet", "load", "split_of"]
 
@@ -44,7 +34,7 @@ SIDE = 128
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ClipartSet:
+class ClipartSet(PictureSet):
     """Pictures and words of some drawings; item ``i`` of every field is about the same one.
 
     Attributes:
@@ -68,32 +58,8 @@ class ClipartSet:
     titles: tuple[str, ...]
     authors: tuple[str, ...]
 
-    def __len__(self) -> int:
-        return len(self.images)
-
     def __repr__(self) -> str:
         return f"ClipartSet({len(self)} drawings, images {tuple(self.images.shape)})"
-
-    def select(self, indices: Sequence[int] | Tensor | np.ndarray) -> "ClipartSet":
-        """Take some of the drawings, in the order given.
-
-        Args:
-            indices: whole numbers below ``len(self)``; one may come twice.
-
-        Returns:
-            A new set; its images are a copy.
-
-        Raises:
-            TypeError: if the indices are not whole numbers.
-            IndexError: if one is out of range.
-        """
-        index = checked_indices(indices, len(self))
-        words = {
-            field.name: tuple(getattr(self, field.name)[i] for i in index.tolist())
-            for field in fields(self)
-            if field.name != "images"
-        }
-        return ClipartSet(images=self.images[index], **words)
 
 
 def load(
@@ -126,18 +92,14 @@ def load(
     >>> food.names[:2], food.tags[0], tuple(food.images.shape[1:])
     (('yellow jug', 'mug of beer'), ('food', 'beverage'), (3, 64, 64))
     """
-    check_request(split, size, background)
-    files = checked_files(resources.files("mmlib.data") / "files" / "clipart")
-    rows = [json.loads(line) for line in files["clipart.jsonl"].splitlines()]
-    kept = [i for i, row in enumerate(rows) if split in ("all", split_of(row["concept"]))]
-    chosen = [rows[i] for i in kept]
+    images, rows = read_set("clipart.jsonl", SIDE, split, size, background)
     return ClipartSet(
-        images=pictures(files["clipart.webp"], SIDE, kept, size, background),
-        names=tuple(row["name"] for row in chosen),
-        tags=tuple(tuple(row["tags"]) for row in chosen),
-        categories=tuple(row["category"] for row in chosen),
-        concepts=tuple(row["concept"] for row in chosen),
-        sources=tuple(row["source"] for row in chosen),
-        titles=tuple(row["title"] for row in chosen),
-        authors=tuple(row["author"] for row in chosen),
+        images=images,
+        names=tuple(row["name"] for row in rows),
+        tags=tuple(tuple(row["tags"]) for row in rows),
+        categories=tuple(row["category"] for row in rows),
+        concepts=tuple(row["concept"] for row in rows),
+        sources=tuple(row["source"] for row in rows),
+        titles=tuple(row["title"] for row in rows),
+        authors=tuple(row["author"] for row in rows),
     )

@@ -16,22 +16,12 @@ where the first eight bytes of the digest are read as a big-endian number. No ra
 is involved: the split is the same on every machine.
 """
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from importlib import resources
+from dataclasses import dataclass
 
-import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from mmlib.data.shipped import (
-    check_request,
-    checked_files,
-    checked_indices,
-    pictures,
-    split_of,
-)
+from mmlib.data.shipped import PictureSet, read_set, split_of
 
 __all__ = ["SIDE", "EmojiSet", "load", "split_of"]
 
@@ -40,7 +30,7 @@ SIDE = 64
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class EmojiSet:
+class EmojiSet(PictureSet):
     """Pictures and words of some emoji; item ``i`` of every field is about the same emoji.
 
     Attributes:
@@ -66,9 +56,6 @@ class EmojiSet:
     concepts: tuple[str, ...]
     codes: tuple[str, ...]
 
-    def __len__(self) -> int:
-        return len(self.images)
-
     def __repr__(self) -> str:
         return f"EmojiSet({len(self)} emoji, images {tuple(self.images.shape)})"
 
@@ -76,27 +63,6 @@ class EmojiSet:
     def characters(self) -> tuple[str, ...]:
         """The emoji as text, one string each."""
         return tuple("".join(chr(int(c, 16)) for c in code.split("-")) for code in self.codes)
-
-    def select(self, indices: Sequence[int] | Tensor | np.ndarray) -> "EmojiSet":
-        """Take some of the emoji, in the order given.
-
-        Args:
-            indices: whole numbers below ``len(self)``; one may come twice.
-
-        Returns:
-            A new set; its images are a copy.
-
-        Raises:
-            TypeError: if the indices are not whole numbers.
-            IndexError: if one is out of range.
-        """
-        index = checked_indices(indices, len(self))
-        words = {
-            field.name: tuple(getattr(self, field.name)[i] for i in index.tolist())
-            for field in fields(self)
-            if field.name != "images"
-        }
-        return EmojiSet(images=self.images[index], **words)
 
 
 def load(
@@ -128,19 +94,15 @@ def load(
     >>> birds.names[:2], birds.names_zh[:2], tuple(birds.images.shape[1:])
     (('chicken', 'rooster'), ('鸡', '公鸡'), (3, 32, 32))
     """
-    check_request(split, size, background)
-    files = checked_files(resources.files("mmlib.data") / "files" / "emoji")
-    rows = json.loads(files["emoji.json"])
-    kept = [i for i, row in enumerate(rows) if split in ("all", split_of(row["concept"]))]
-    chosen = [rows[i] for i in kept]
+    images, rows = read_set("emoji.json", SIDE, split, size, background)
     return EmojiSet(
-        images=pictures(files["emoji.webp"], SIDE, kept, size, background),
-        names=tuple(row["name"] for row in chosen),
-        names_zh=tuple(row["name_zh"] for row in chosen),
-        tags=tuple(tuple(row["tags"]) for row in chosen),
-        tags_zh=tuple(tuple(row["tags_zh"]) for row in chosen),
-        groups=tuple(row["group"] for row in chosen),
-        subgroups=tuple(row["subgroup"] for row in chosen),
-        concepts=tuple(row["concept"] for row in chosen),
-        codes=tuple(row["code"] for row in chosen),
+        images=images,
+        names=tuple(row["name"] for row in rows),
+        names_zh=tuple(row["name_zh"] for row in rows),
+        tags=tuple(tuple(row["tags"]) for row in rows),
+        tags_zh=tuple(tuple(row["tags_zh"]) for row in rows),
+        groups=tuple(row["group"] for row in rows),
+        subgroups=tuple(row["subgroup"] for row in rows),
+        concepts=tuple(row["concept"] for row in rows),
+        codes=tuple(row["code"] for row in rows),
     )

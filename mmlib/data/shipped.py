@@ -5,8 +5,12 @@ Each is a folder with a table, a sheet that holds the pictures row by row, and `
 
 import hashlib
 import io
+import json
 from collections.abc import Sequence
+from dataclasses import fields
+from importlib import resources
 from importlib.resources.abc import Traversable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +19,71 @@ from PIL import Image
 from torch import Tensor
 
 SPLITS = ("train", "test", "all")
+
+SetT = TypeVar("SetT", bound="PictureSet")
+
+
+class PictureSet:
+    """What sets of pictures with words have in common.
+
+    A set is a frozen dataclass: its field ``images`` is a tensor, every other a tuple, and item
+    ``i`` of each is about the same picture.
+    """
+
+    images: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def select(self: SetT, indices: Sequence[int] | Tensor | np.ndarray) -> SetT:
+        """Take some of the pictures, in the order given.
+
+        Args:
+            indices: whole numbers below ``len(self)``; one may come twice.
+
+        Returns:
+            A new set; its images are a copy.
+
+        Raises:
+            TypeError: if the indices are not whole numbers.
+            IndexError: if one is out of range.
+        """
+        index = checked_indices(indices, len(self))
+        words = {
+            field.name: tuple(getattr(self, field.name)[i] for i in index.tolist())
+            for field in fields(self)
+            if field.name != "images"
+        }
+        return type(self)(images=self.images[index], **words)
+
+
+def read_set(
+    table: str, side: int, split: Any, size: Any, background: Any
+) -> tuple[UInt8[Tensor, "pictures channels size size"], list[dict[str, Any]]]:
+    """Read the pictures of a split, and the rows of the table; checks what a ``load`` was asked.
+
+    Args:
+        table: ``"name.json"`` or ``"name.jsonl"`` in the folder ``name``, beside ``name.webp``.
+        side: width and height of a picture as it is stored.
+        split: ``"train"``, ``"test"`` or ``"all"``: see :func:`split_of`.
+        size: width and height of the results.
+        background: colour to lay the pictures on, or None: see :func:`pictures`.
+
+    Raises:
+        ValueError: if an argument is not one of the above, or a file is not the one that was
+            shipped.
+        FileNotFoundError: if a file is missing.
+    """
+    check_request(split, size, background)
+    name, kind = table.split(".")
+    files = checked_files(resources.files("mmlib.data") / "files" / name)
+    if kind == "jsonl":
+        rows = [json.loads(line) for line in files[table].splitlines()]
+    else:
+        rows = json.loads(files[table])
+    kept = [i for i, row in enumerate(rows) if split in ("all", split_of(row["concept"]))]
+    images = pictures(files[f"{name}.webp"], side, kept, size, background)
+    return images, [rows[i] for i in kept]
 
 
 def checked_files(folder: Traversable) -> dict[str, bytes]:
