@@ -55,6 +55,7 @@ def test_two_values_by_hand():
     # The mean is 0, 1/2 or 1 with probabilities 1/4, 1/2, 1/4.
     assert interval([0.0, 1.0], level=0.9) == (0.0, 1.0)
     assert interval([0.0, 1.0], level=0.4) == (0.5, 0.5)
+    assert interval([0.0, 1.0, 0.0, 1.0], ["a", "b", "a", "b"], level=0.9) == (0.0, 1.0)
     # As one group they are drawn together.
     assert interval([0.0, 1.0], ["a", "a"]) == (0.5, 0.5)
 

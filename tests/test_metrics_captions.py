@@ -96,10 +96,10 @@ def test_cider_by_hand():
     candidates, references = words("a x x", "y"), [words("a x", "x"), words("a y")]
     found = cider(candidates, references, order=1, sigma=3.0)
     # Item 0: both references and the candidate point the way of x. Clipped: 1 x of 2.
-    one_word_less = math.exp(-1 / (2 * 9))  # bigrams: 2 against 1 and 0
+    one_word_less = math.exp(-1 / (2 * 9))  # 3 words against 2 and 1
     two_less = math.exp(-4 / (2 * 9))
     first = 10 * (one_word_less * 0.5 + two_less * 0.5) / 2
-    second = 10 * one_word_less * 1.0  # 0 bigrams against 1; "a" weighs nothing
+    second = 10 * one_word_less * 1.0  # 1 word against 2; "a" weighs nothing
     assert found.scores == pytest.approx((first, second))
     assert found.score == pytest.approx((first + second) / 2)
 

@@ -56,7 +56,7 @@ def cider(
         g_n(s)_k = h_k(s) \log \frac{M}{\max(1, d_k)}
 
     where :math:`h_k(s)` counts an n-gram in a caption, :math:`d_k` is the number of the :math:`M`
-    items that have it in a reference, and :math:`l` is the number of bigrams.
+    items that have it in a reference, and :math:`l` is the number of words.
 
     Args:
         candidates: One caption for each item: its words, or none.
@@ -91,8 +91,7 @@ def cider(
         own = weighted(ngrams(candidate, order))
         total = 0.0
         for caption, counts in zip(captions, grams, strict=True):
-            # Bigrams are counted, as pycocoevalcap does: an empty caption is as long as one word.
-            delta = max(len(candidate) - 1, 0) - max(len(caption) - 1, 0)
+            delta = len(candidate) - len(caption)
             similar = sum(map(_clipped_cosine, own, weighted(counts)))
             total += math.exp(-(delta**2) / (2 * sigma**2)) * similar
         scores.append(10 * total / (order * len(captions)))
