@@ -74,9 +74,10 @@ def swapped_word_loss(
         rest[..., kind] = True
         true = (others[..., kind, None] == words) & rest.all(-1, keepdim=True)
         mine = own[:, kind, None] == words
-        scores = scores.masked_fill(true.any(1) & ~mine, -torch.inf)
+        # Infinite only after the product: zero times infinity would be the gradient of the scale.
+        logits = (logit_scale * scores).masked_fill(true.any(1) & ~mine, -torch.inf)
         target = mine.int().argmax(1)
-        losses.append(F.cross_entropy(logit_scale * scores[asked], target[asked], reduction="sum"))
+        losses.append(F.cross_entropy(logits[asked], target[asked], reduction="sum"))
     return torch.stack(losses).sum() / said.sum()
 
 

@@ -73,9 +73,12 @@ def test_words_of_a_description_look_together():
 
 
 def test_gradients_of_the_swapped_word_loss():
-    leaf = FITS.clone().requires_grad_()
+    leaves = [
+        FITS.clone().requires_grad_(),
+        torch.tensor(3.0, dtype=torch.float64).requires_grad_(),
+    ]
     assert torch.autograd.gradcheck(
-        lambda fits: swapped_word_loss(fits, THINGS, KINDS, SAID, 2.0, 3.0), leaf
+        lambda fits, scale: swapped_word_loss(fits, THINGS, KINDS, SAID, 2.0, scale), leaves
     )
 
 
