@@ -13,6 +13,7 @@ words do not say. Each run has the same steps and the same pairs; only the unpai
 words come on top.
 """
 
+import functools
 import statistics
 
 import torch
@@ -54,7 +55,7 @@ def spread(name: str, values: list[float], metric: str, tolerance: float = 0.1, 
 
 # Pointing ---------------------------------------------------------------------------------------
 
-POINT_STEPS, POINT_BATCH = 600, 40
+POINT_STEPS, POINT_BATCH = 500, 40
 VARIANTS = {
     "batch": "captions of a batch, each word for itself",
     "swapped": "swapped words, each word for itself",
@@ -62,18 +63,23 @@ VARIANTS = {
 }
 
 
-def point(variant: str, seed: int, steps: int = POINT_STEPS) -> RegionWordModel:
-    """Train one model to match 5,000 scenes with their captions."""
+@functools.cache
+def pairs() -> tuple[torch.Tensor, ...]:
+    """5,000 pictures, their captions' words and which exist, and the captions' descriptions."""
     some = scenes.sample(5000, seed=1, split="train", objects=(1, 2))
-    pictures, (words, keep) = scenes.render(some, size=48), caption_words(some)
-    things, kinds = descriptions(some), word_kinds()
+    return scenes.render(some, size=48), *caption_words(some), descriptions(some)
+
+
+def point(variant: str, seed: int, steps: int = POINT_STEPS) -> RegionWordModel:
+    """Train one model to match pictures with their captions."""
+    (pictures, words, keep, things), kinds = pairs(), word_kinds()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = RegionWordModel(len(VOCABULARY))
 
     def batches(step):
         generator = torch.Generator().manual_seed(1000 * seed + step)
-        chosen = torch.randperm(len(some), generator=generator)[:POINT_BATCH]
+        chosen = torch.randperm(len(things), generator=generator)[:POINT_BATCH]
         said = torch.rand(things[chosen].shape, generator=generator) < 0.5
         said |= ~said.any(-1, keepdim=True)
         return pictures[chosen], words[chosen], keep[chosen], things[chosen], said
@@ -198,29 +204,32 @@ STEPS, BATCH, UNPAIRED = 200, 32, 2000
 WORLDS = {"middle": False, "anywhere": True}
 
 
-def run(pairs: int, seed: int, anywhere: bool, dual: bool) -> float:
+world_of = functools.cache(one_thing)  # the same for every number of pairs
+
+
+def run(paired: int, seed: int, anywhere: bool, dual: bool) -> float:
     """Train once and return the share of new pictures that are described without a mistake."""
-    pictures, words = one_thing(UNPAIRED, seed=100 + seed, anywhere=anywhere)
-    _, others = one_thing(UNPAIRED, seed=200 + seed, anywhere=anywhere)
+    pictures, words = world_of(UNPAIRED, seed=100 + seed, anywhere=anywhere)
+    _, others = world_of(UNPAIRED, seed=200 + seed, anywhere=anywhere)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         models = torch.nn.ModuleList([Describer(), Painter()])
 
     def batches(step):
         generator = torch.Generator().manual_seed(1000 * seed + step)
-        limits = (pairs, UNPAIRED, UNPAIRED)
+        limits = (paired, UNPAIRED, UNPAIRED)
         return [torch.randint(limit, (BATCH,), generator=generator) for limit in limits]
 
     def loss_fn(models, batch):
-        paired, alone, said = batch
-        loss = paired_loss(*models, pictures[paired], words[paired])
+        known, alone, said = batch
+        loss = paired_loss(*models, pictures[known], words[known])
         if dual:
             loss = loss + dual_loss(*models, pictures[alone], others[said])
         return loss
 
     config = TrainConfig(STEPS, learning_rate=2e-3, warmup=30, seed=seed, progress=False)
     fit(models, loss_fn, batches, config)
-    new, truth = one_thing(500, seed=7, anywhere=anywhere)
+    new, truth = world_of(500, seed=7, anywhere=anywhere)
     with torch.no_grad():
         return exact(models[0](new), truth)
 
@@ -228,24 +237,24 @@ def run(pairs: int, seed: int, anywhere: bool, dual: bool) -> float:
 def dual_learning() -> None:
     """Every world, number of pairs and seed, with and without the unpaired examples."""
     for world, anywhere in WORLDS.items():
-        for pairs in PAIRS:
+        for paired in PAIRS:
             scores = {}
             for name, dual in (("paired", False), ("dual", True)):
-                scores[name] = [run(pairs, seed, anywhere, dual) for seed in SEEDS]
-                print(world, pairs, name, [f"{score:.3f}" for score in scores[name]], flush=True)
+                scores[name] = [run(paired, seed, anywhere, dual) for seed in SEEDS]
+                print(world, paired, name, [f"{score:.3f}" for score in scores[name]], flush=True)
                 where = "in the middle" if world == "middle" else "anywhere"
                 spread(
-                    f"{name}_{world}_{pairs}",
+                    f"{name}_{world}_{paired}",
                     scores[name],
-                    f"exact descriptions of new pictures, {pairs} pairs, thing {where}, "
+                    f"exact descriptions of new pictures, {paired} pairs, thing {where}, "
                     f"{'with' if dual else 'without'} dual learning",
                     tolerance=0.08,
                 )
             gains = [b - a for a, b in zip(scores["paired"], scores["dual"], strict=True)]
             results.record(
-                f"06.gain_{world}_{pairs}",
+                f"06.gain_{world}_{paired}",
                 statistics.mean(gains),
-                metric=f"gain by dual learning, {pairs} pairs, thing {world}, same seeds",
+                metric=f"gain by dual learning, {paired} pairs, thing {world}, same seeds",
                 baseline=0.0,
                 tolerance=0.08,
             )
