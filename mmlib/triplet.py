@@ -16,7 +16,7 @@ from mmlib.pairs import check_groups, same_group, unit_pair
 __all__ = ["MINING", "triplet_loss"]
 
 MINING = ("all", "semi-hard", "hardest")
-"""Which negatives count: see :func:`triplet_loss`."""
+"""The kinds of mining that :func:`triplet_loss` knows."""
 
 
 def triplet_loss(
