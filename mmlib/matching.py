@@ -73,8 +73,8 @@ class Heads(nn.Module):
     r"""The two maps into one space, and the score there.
 
     A picture's features are brought to zero mean and unit spread first (layer norm without
-    parameters), since those of a convolutional network are all positive and of any size. Where
-    the words of a classifier are given as well, they have a map of their own, and both results are
+    parameters), since those of a convolutional network are all positive and of any size, and a
+    sentence's to unit length, as a sentence encoder's are meant to be compared. Where the words of a classifier are given as well, they have a map of their own, and both results are
     added. Where the text encoder's space has the width ``dim``, the maps from that space start as
     the identity: its neighbourhoods are what unknown things have to be found by.
 
@@ -130,7 +130,7 @@ class Heads(nn.Module):
 
     def texts(self, features: Float[Tensor, "texts text_dim"]) -> Float[Tensor, "texts dim"]:
         """Sentences in the shared space, from the text tower's pooled vectors."""
-        return self._measured(self.text(features))
+        return self._measured(self.text(F.normalize(features, dim=1)))
 
     def _measured(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=1) if self.config.score == "cosine" else vectors

@@ -38,7 +38,7 @@ class Towers(NamedTuple):
 
 
 def towers(image: str = "efficientnet-lite0", text: str = "minilm") -> Towers:
-    """Load pretrained towers by name, frozen.
+    """Load pretrained towers by name, frozen and in evaluation mode.
 
     Args:
         image: ``"efficientnet-lite0"``, which pip brings, or ``"resnet50"``, which the hub has.
@@ -56,7 +56,7 @@ def towers(image: str = "efficientnet-lite0", text: str = "minilm") -> Towers:
         raise ValueError(f"image must be one of {', '.join(makers)}: got {image!r}")
     encoders = makers[image](), Bert.pretrained(text)
     for encoder in encoders:
-        tune(encoder, 0)
+        tune(encoder.eval(), 0)
     return Towers(*encoders, wordpiece_tokenizer(), RECIPES[image])
 
 

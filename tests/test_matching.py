@@ -60,7 +60,7 @@ def test_bilinear_score_is_its_formula():
     found = heads.score(*heads(image, text))
     for i in range(4):
         for j in range(6):
-            expected = seen[i] @ heads.weight @ text[j]
+            expected = seen[i] @ heads.weight @ text[j] / text[j].norm()
             assert found[i, j].item() == pytest.approx(expected.item(), abs=1e-12)
     assert torch.linalg.matrix_rank(heads.weight) == 3
 
@@ -68,7 +68,7 @@ def test_bilinear_score_is_its_formula():
 def test_cosine_score_is_its_formula():
     heads = Heads(7, 5, MatchingConfig(dim=3)).double()
     image, text = draw(4, 7, seed=1), draw(6, 5, seed=2)
-    u, v = heads.image(image), heads.text(text)
+    u, v = heads.image(image), heads.text(F.normalize(text, dim=1))
     expected = 20 * F.cosine_similarity(u[:, None], v[None], dim=2)
     torch.testing.assert_close(heads.score(*heads(image, text)), expected, rtol=1e-6, atol=1e-6)
     for vectors in heads(image, text):
@@ -78,7 +78,8 @@ def test_cosine_score_is_its_formula():
 def test_size_of_the_features_moves_no_score():
     for score in ("cosine", "bilinear"):
         heads = Heads(7, 5, MatchingConfig(dim=3, score=score)).double()
-        image = draw(4, 7, seed=1)
+        image, text = draw(4, 7, seed=1), draw(6, 5, seed=2)
+        torch.testing.assert_close(heads.texts(1000 * text), heads.texts(text))
         torch.testing.assert_close(
             heads.images(1000 * image), heads.images(image), rtol=1e-3, atol=1e-3
         )
@@ -88,7 +89,9 @@ def test_a_map_from_the_texts_own_space_starts_as_the_identity():
     heads = Heads(7, 5, MatchingConfig(dim=5)).double()
     text = draw(6, 5, seed=2)
     bias = heads.text.bias
-    torch.testing.assert_close(heads.texts(text), F.normalize(text + bias, dim=1))
+    torch.testing.assert_close(
+        heads.texts(text), F.normalize(F.normalize(text, dim=1) + bias, dim=1)
+    )
     other = Heads(7, 6, MatchingConfig(dim=5))
     assert not torch.equal(other.text.weight[:, :5], torch.eye(5))
 
@@ -275,6 +278,8 @@ def test_towers_by_name():
     image, text, tokenizer, recipe = towers()
     assert (image.dim, text.dim, recipe.crop) == (1280, 384, 224)
     assert not any(p.requires_grad for t in (image, text) for p in t.parameters())
+    # In training mode a batch norm would change with the first picture it sees.
+    assert not any(m.training for t in (image, text) for m in t.modules())
     assert tokenizer.encode(["a dog"]).ids.shape == (1, 4)
 
 
