@@ -20,6 +20,7 @@ from torch import Tensor
 
 SPLITS = ("train", "test", "all")
 
+#: The kind of set that is selected from.
 SetT = TypeVar("SetT", bound="PictureSet")
 
 
