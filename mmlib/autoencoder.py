@@ -113,10 +113,14 @@ class PictureDecoder(nn.Module):
             dim = narrower
         if layers:
             layers += [ResidualBlock(dim, gain), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(dim, out, 3, padding=1))
+        self.layers = nn.Sequential(*layers)
+        self.last = nn.Conv2d(dim, out, 3, padding=1)
 
     def forward(
         self, x: Float[Tensor, "batch dim map_height map_width"]
     ) -> Float[Tensor, "batch out height width"]:
         """Decode maps."""
-        return self.layers(x)
+        x = self.layers(x)
+        # A level is a step of 1/255, and bf16 near 1 knows steps of 1/256 only.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.last(x.to(self.last.weight.dtype))

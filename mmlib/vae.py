@@ -246,7 +246,8 @@ class VAE(nn.Module):
                 f"pictures must be of shape (batch, {config.channels}, {config.size}, "
                 f"{config.size}): got {tuple(pictures.shape)}"
             )
-        return Normal(*self.to_posterior(self.encoder(pictures).flatten(1)).chunk(2, dim=1))
+        x = self.to_posterior(self.encoder(pictures).flatten(1))
+        return Normal(*x.to(self.to_posterior.weight.dtype).chunk(2, dim=1))
 
     def decode(self, z: Float[Tensor, "batch latent"]) -> Pixels:
         """What each latent vector says of every pixel."""
