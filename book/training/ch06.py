@@ -2,8 +2,8 @@
 
 **Pointing.** Three ways to learn from the same pairs, three seeds each: captions of the batch
 against each other, each word for itself; captions against themselves with one word swapped, each
-word for itself; the same with the words of a description looking together. Scored on 400 scenes
-with combinations of colour and shape that no training scene has.
+word for itself; the same, with whole descriptions, whose words look together, on top. Scored on
+400 scenes with combinations of colour and shape that no training scene has.
 
 **Graphs.** Matching with and without edges, three seeds each.
 
@@ -55,12 +55,15 @@ def spread(name: str, values: list[float], metric: str, tolerance: float = 0.1, 
 
 # Pointing ---------------------------------------------------------------------------------------
 
-POINT_STEPS, POINT_BATCH = 500, 40
+POINT_STEPS, POINT_BATCH = 600, 40
 VARIANTS = {
     "batch": "captions of a batch, each word for itself",
     "swapped": "swapped words, each word for itself",
-    "together": "swapped words, descriptions look together",
+    "together": "swapped words, each word for itself and descriptions together",
 }
+# Which of its words a description says: each alone, and in the last variant all together too.
+ALONE = torch.eye(3, dtype=torch.bool)
+SAID = {"swapped": ALONE, "together": torch.cat([ALONE, torch.ones(1, 3, dtype=torch.bool)])}
 
 
 @functools.cache
@@ -80,17 +83,15 @@ def point(variant: str, seed: int, steps: int = POINT_STEPS) -> RegionWordModel:
     def batches(step):
         generator = torch.Generator().manual_seed(1000 * seed + step)
         chosen = torch.randperm(len(things), generator=generator)[:POINT_BATCH]
-        said = torch.rand(things[chosen].shape, generator=generator) < 0.5
-        said |= ~said.any(-1, keepdim=True)
-        return pictures[chosen], words[chosen], keep[chosen], things[chosen], said
+        return pictures[chosen], words[chosen], keep[chosen], things[chosen]
 
     def loss_fn(model, batch):
-        pictures, words, keep, things, said = batch
+        pictures, words, keep, things = batch
         if variant == "batch":
             return matching_loss(model(pictures, words, keep), model.logit_scale())
-        if variant == "swapped":  # every word is a description of its own
-            said = torch.eye(3, dtype=torch.bool).repeat(len(things), things.shape[1], 1)
-            things = things.repeat_interleave(3, dim=1)
+        ways = SAID[variant]
+        said = ways.repeat(len(things), things.shape[1], 1)
+        things = things.repeat_interleave(len(ways), dim=1)
         return swapped_word_loss(
             model.fits(pictures), things, kinds, said, model.sharpness, model.logit_scale()
         )
@@ -172,8 +173,8 @@ def graph_matching() -> None:
     for rounds in (0, 1):
         found[rounds] = {"turned": [], "twins": [], "r1": []}
         for seed in SEEDS[:3]:
+            model = match(pairs, rounds, seed)
             with torch.no_grad():
-                model = match(pairs, rounds, seed)
                 own = model(*test_pairs)
                 turned_score = model(test_pairs[0], turned_captions).diagonal()
                 nodes = model.nodes(*twin_pairs)
