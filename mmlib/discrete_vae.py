@@ -14,10 +14,11 @@ to the encoder's vector. ``"gumbel"`` takes the distances for logits, :math:`\el
 e_k\|^2` with a learned :math:`s`, and draws (Gumbel-softmax). ``"vq"`` takes the nearest.
 
 **The reconstruction** is a normal log-density whose one variance is the best for the batch, its own
-mean squared error: what is left is :math:`-\tfrac D2 \log \mathrm{MSE}` and a constant. A fixed
-variance of 1, which is what adding a bare squared error to a KL term comes to, makes all pixels of
-a picture together worth a few nats, while 64 codes cost up to :math:`64 \ln 512 = 399`: the
-encoder then says nothing, and the codebook collapses.
+mean squared error: what is left is :math:`-\tfrac D2 \log \mathrm{MSE}` and a constant. Adding the
+mean squared error of a number to the mean KL of a code instead, as is often written, comes to a
+variance of 24: painting one and the same picture for all emoji is then less than ten nats worse
+than painting each perfectly, while 64 codes may cost :math:`64 \ln 512 = 399`. So the encoder says
+nothing: the codebook collapses.
 
 References:
     van den Oord, Vinyals, Kavukcuoglu, *Neural Discrete Representation Learning*, NeurIPS 2017.
@@ -86,8 +87,8 @@ class DiscreteVAEConfig:
         codes: Size of the codebook.
         code_dim: Length of each code.
         quantiser: ``"vq"`` or ``"gumbel"``.
-        revive: A code that is used less than this share of what it would be, were all used alike,
-            is moved to where a vector of the batch lies; 0 leaves them be.
+        revive: For ``"vq"``: a code that is used less than this share of what it would be, were
+            all used alike, is moved to where a vector of the batch lies; 0 leaves them be.
 
     Raises:
         ValueError: a number or a choice out of its range.
