@@ -12,8 +12,9 @@ from mmlib import clip
 from mmlib.block import TransformerBlock, TransformerConfig
 from mmlib.clip import CLIP, CLIPConfig
 from mmlib.contrastive import clip_loss
+from mmlib.encoders import pooled_only
 from mmlib.encoders.image import ResNetConfig, ViT, ViTConfig
-from mmlib.encoders.pooled_only import block_at, pool_text, pool_vit
+from mmlib.encoders.pooled_only import block_at, pool_text, pool_vit, written_out
 from mmlib.encoders.small_cnn import SmallCNN
 from mmlib.encoders.text import TextRNN, TextRNNConfig, TextTransformer, TextTransformerConfig
 from mmlib.training import TrainConfig, fit, load_weights, save_weights
@@ -104,8 +105,10 @@ def test_one_position_of_a_block(causal):
     exact(*(torch.autograd.grad((y * probe).sum(), x)[0] for y in (found, expected)))
 
 
+@pytest.mark.parametrize("formula", [False, True])
 @pytest.mark.parametrize("norm_before", [False, True])
-def test_fast_towers_equal_the_towers_with_every_gradient(norm_before):
+def test_fast_towers_equal_the_towers_with_every_gradient(monkeypatch, norm_before, formula):
+    monkeypatch.setattr(pooled_only, "written_out", lambda x: formula)
     image = ViTConfig(16, 4, dim=24, heads=3, layers=3, norm_before=norm_before)
     model, x = make(image), pictures()
     for tower, fast, given in (
@@ -131,6 +134,31 @@ def test_the_fast_towers_are_taken_and_do_less(monkeypatch):
         block.mlp.register_forward_hook(lambda m, given, out: lengths.append(out.shape[1]))
     model(pictures(), IDS)
     assert lengths == [1, 1]
+
+
+def test_the_formula_is_taken_for_bf16_on_a_cpu_alone():
+    """In bf16 the fused kernel of PyTorch is slow, in fp32 it is not."""
+    short, long = torch.zeros(1, 128, 4), torch.zeros(1, 129, 4)
+    assert not written_out(short)
+    assert written_out(short.bfloat16()) and not written_out(long.bfloat16())
+    assert not written_out(short.bfloat16().to("meta"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert written_out(short) and not written_out(long)
+    with torch.autocast("cpu", torch.float16):
+        assert not written_out(short)
+    with torch.autocast("cpu", torch.bfloat16, enabled=False):
+        assert not written_out(short)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_which_attention_runs(monkeypatch, precision):
+    model, fused = make().to(precision), []
+    original = F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda *a, **k: fused.append(1) or original(*a, **k)
+    )
+    model.encode_image(pictures(dtype=precision)), model.encode_text(IDS)
+    assert len(fused) == (5 if precision == torch.float32 else 0)  # blocks of both towers
 
 
 def test_what_follows_the_last_end_is_cut_off():
