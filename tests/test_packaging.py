@@ -40,7 +40,7 @@ COLAB = {
 }
 RUNTIME = [
     *PROJECT["dependencies"],
-    *(line for extra in ("pretrained", "speech", "coco") for line in EXTRAS[extra]),
+    *(line for extra in ("pretrained", "speech", "coco", "search") for line in EXTRAS[extra]),
 ]
 
 
@@ -376,16 +376,22 @@ def imports(path: Path) -> set[str]:
 # so that one may import another with a lower number.
 LAYERS = [
     ["download", "fingerprint", "machine", "notebook", "sound"],
-    ["results", "metrics", "data", "training"],
+    ["results", "metrics", "data", "training", "search"],
     ["masks", "cache"],
     ["attention"],
     ["positions", "block", "decoding", "transformer"],
     ["encoders"],
     ["pretraining", "language_model", "fine_tuning"],
     ["fusion", "fusion_tokens", "fusion_models"],
-    ["large_batches", "contrastive"],
-    ["alignment", "region_words", "graph_matching", "dual_learning"],
-    *[[name] for name in ("matching", "captioning", "vae", "clip", "dalle", "multimodal")],
+    ["pairs", "large_batches", "triplet", "hypersphere", "contrastive"],
+    ["alignment", "region_words", "swapped_words", "pointing", "graph_matching", "dual_learning"],
+    ["class_words", "towers", "matching", "cross_encoder", "chinese_tower", "picture_search"],
+    ["matching_coco"],
+    ["captioning_attention", "captioning", "captioning_transformer"],
+    ["likelihoods", "quantise", "autoencoder"],
+    ["vae", "discrete_vae", "importance"],
+    ["clip", "zero_shot"],
+    *[[name] for name in ("dalle", "multimodal")],
     *[[name] for name in ("adapters", "vqa")],
     ["judge"],
     ["applications"],
