@@ -165,7 +165,7 @@ FROZEN = Variant("frozen towers, class words, augmentation")
 MAIN = {
     "linear": LINEAR,
     "frozen": FROZEN,
-    "partly": Variant("last two stages tuned", stages=2, steps=60, batch=160),
+    "partly": Variant("last two stages tuned", stages=2, steps=60, batch=128),
 }
 ABLATIONS = {
     "no_words": replace(FROZEN, label="frozen, without class words", words=False),
