@@ -115,7 +115,7 @@ def test_parts_of_the_checkpoint_are_what_differs():
         (lambda s: s.find("dog", 41), "count must be from 1 to 40"),
         (lambda s: s.find("dog", 0), "count must be from 1 to 40"),
         (lambda s: s.find(" "), "none empty"),
-        (lambda s: s.encode([]), "one or more"),
+        (lambda s: s.encode([]), "at least one"),
         (lambda s: ChineseTower(TEXTS, out_dim=0), "out_dim must be"),
         (
             lambda s: picture_search.PictureSearch(torch.zeros(1, 3, 8, 8).byte(), batch_size=0),
@@ -129,7 +129,7 @@ def test_bad_input_is_named(call, words, search):
 
 
 def test_one_string_is_not_several_queries(search, unchecked):
-    with pytest.raises(ValueError, match="one or more"):
+    with pytest.raises(ValueError, match="at least one"):
         unchecked(picture_search.PictureSearch.encode)(search[1], "dog")
 
 
