@@ -74,9 +74,10 @@ class Heads(nn.Module):
 
     A picture's features are brought to zero mean and unit spread first (layer norm without
     parameters), since those of a convolutional network are all positive and of any size, and a
-    sentence's to unit length, as a sentence encoder's are meant to be compared. Where the words of a classifier are given as well, they have a map of their own, and both results are
-    added. Where the text encoder's space has the width ``dim``, the maps from that space start as
-    the identity: its neighbourhoods are what unknown things have to be found by.
+    sentence's to unit length, as a sentence encoder's are meant to be compared. Where the words
+    of a classifier are given as well, they have a map of their own, and both results are added.
+    Where the text encoder's space has the width ``dim``, the maps from that space start as the
+    identity: its neighbourhoods are what unknown things have to be found by.
 
     Args:
         image_dim: Width of the picture tower.
