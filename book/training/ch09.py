@@ -7,8 +7,10 @@ weights of the KL term.
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -41,6 +43,13 @@ def held_back(concepts: tuple[str, ...]) -> Tensor:
     return torch.tensor([eighth(concept) for concept in concepts])
 
 
+@functools.cache
+def training_pictures(source: ModuleType, size: int) -> tuple[Tensor, Tensor]:
+    """Training pictures of a source, and which of them :func:`held_back` names."""
+    items = source.load("train", size=size)
+    return items.images, held_back(items.concepts)
+
+
 class Pictures:
     """Batches of emoji, clip art and scenes, each picture drawn at random sizes and places.
 
@@ -58,12 +67,11 @@ class Pictures:
     ) -> None:
         self.mix, self.recolour = mix, recolour
         self.sources = []
-        for source in (emoji, clipart):
+        for source, count in zip((emoji, clipart), mix, strict=False):
             sized = {}
-            for size in set(SIZES):
-                items = source.load("train", size=size)
-                kept = ~held_back(items.concepts) | (not validation)
-                sized[size] = items.images[kept]
+            for size in set(SIZES) if count else ():
+                images, held = training_pictures(source, size)
+                sized[size] = images[~held] if validation else images
             self.sources.append(sized)
 
     def draw(self, sized: dict[int, Tensor], generator: torch.Generator) -> Tensor:
