@@ -1,6 +1,5 @@
 """Graphs of scenes and captions, message passing against loops, and what edges decide."""
 
-
 import pytest
 import torch
 
