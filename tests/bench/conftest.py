@@ -38,16 +38,18 @@ class Table:
 
     def __init__(self, title: str, contestants: Contestants, rounds: int | None):
         self.title, self._contestants = title, dict(contestants)
-        for function in contestants.values():  # warm up: kernels, caches, lazy imports
-            for _ in range(3):
-                function()
+        # Warm up: kernels, caches, lazy imports. What takes seconds is warm after one call.
+        for function in contestants.values():
+            if _time(function, 1) < 1:
+                function(), function()
         slowest = max(_time(function, 1) for function in contestants.values())
         self._calls = max(1, round(0.003 / slowest))  # a sample takes milliseconds, not micro-
         # About a second for each contestant.
         self._rounds = rounds or min(200, max(20, round(1 / (self._calls * slowest))))
         self._seconds: dict[str, list[float]] = {name: [] for name in contestants}
         self._measure()
-        self._memory = {name: peak_memory(function) for name, function in contestants.items()}
+        times = 3 if slowest < 3 else 1
+        self._memory = {name: peak_memory(run, times) for name, run in contestants.items()}
 
     def _measure(self) -> None:
         gc.collect()
