@@ -246,7 +246,7 @@ def test_terms_of_the_nearest_code_written_out():
 
 
 def test_terms_of_the_drawn_codes_written_out():
-    model, batch = small(quantiser="gumbel").train(), pictures(3)
+    model, batch = small(quantiser="gumbel", revive=0).train(), pictures(3)
     terms = model(batch, beta=2.0, temperature=0.5, variance=0.1, generator=generator(4))
     logits = model.logits(batch)
     expected = -squared_distances(model.vectors(batch), model.codebook).view(3, 4, 7)
@@ -269,11 +269,12 @@ def test_every_parameter_is_trained(quantiser):
     assert untouched == []
 
 
-def test_unused_codes_move_to_vectors_of_the_batch():
-    model, batch = small(codes=64, revive=0.5).train(), pictures(4)
+@pytest.mark.parametrize("quantiser", ["vq", "gumbel"])
+def test_unused_codes_move_to_vectors_of_the_batch(quantiser):
+    model, batch = small(codes=64, revive=0.5, quantiser=quantiser).train(), pictures(16)
     with torch.no_grad():
         model.codebook[:60] += 100.0  # nothing lies there
-    model.usage[:60] = 0.0
+    model.usage[60:] = 1 / 64
     kept = model.codebook[60:].clone()
     model(batch, generator=generator(1))
     vectors = model.vectors(batch)
@@ -286,11 +287,46 @@ def test_unused_codes_move_to_vectors_of_the_batch():
     assert torch.equal(model.codebook, moved)
 
 
+def test_the_first_batch_places_all_codes():
+    model, batch = small(codes=9, revive=0.1).train(), pictures(4)
+    model(batch, generator=generator(1))
+    vectors = model.vectors(batch)
+    assert torch.equal(
+        model.codebook, vectors[(model.codebook[:, None] == vectors).all(-1).int().argmax(1)]
+    )
+    assert len(model.codebook.unique(dim=0)) == 9  # no vector is taken twice
+    placed = model.codebook.clone()
+    model(batch, generator=generator(2))  # all were placed a moment ago
+    assert torch.equal(model.codebook, placed)
+
+
+def test_more_codes_than_vectors_are_placed_batch_by_batch():
+    model, batch = small(codes=20, revive=0.1).train(), pictures(2)  # 8 vectors
+    for placed in (8, 16, 20):
+        model(batch, generator=generator(1))
+        assert int((model.usage > 0.5 / 20).sum()) == placed
+
+
+def test_unused_codes_prefer_vectors_that_are_far_from_all_codes():
+    model, noise = small(codes=2, revive=0.5).train(), generator(1)
+    vectors = torch.cat([torch.full((999, 5), 0.1), torch.full((1, 5), 100.0)])
+    far = 0
+    for _ in range(50):
+        model.codebook.data.zero_()
+        model.usage[:] = torch.tensor([1.0, 0.0])
+        model._revive(vectors, noise)
+        assert not model.codebook[0].any()  # it is used, and stays
+        far += int(model.codebook[1, 0] == 100)
+    # Squared distances 5 · 100² against 999 · 5 · 0.1²; drawn all alike it would be 1 in 1,000.
+    assert far >= 48
+
+
 def test_use_is_followed():
     model, batch = small(revive=0).train(), pictures(4)
+    model.usage.fill_(1 / 7)
     before = model.usage.clone()
     share = torch.bincount(model(batch).ids.flatten(), minlength=7) / 16
-    torch.testing.assert_close(model.usage, 0.99 * before + 0.01 * share)
+    torch.testing.assert_close(model.usage, 0.97 * before + 0.03 * share)
 
 
 @pytest.mark.parametrize("quantiser", ["vq", "gumbel"])

@@ -27,7 +27,7 @@ from mmlib.vae import VAE, VAEConfig, active_units
 
 MINUTES = 30
 SIZE, DIMENSIONS = 32, 3 * 32 * 32
-STEPS, SHORT, VAE_STEPS, VAE_SHORT = 3000, 250, 800, 250
+STEPS, SHORT, VAE_STEPS, VAE_SHORT = 1500, 200, 700, 200
 SIZES = (28, 30, 32, 32, 32, 34, 36)
 # Of the mean squared error of a number beside the mean KL of a code: what that sum comes to.
 NAIVE = DIMENSIONS / (2 * 64)
@@ -235,7 +235,7 @@ def tokenizer() -> DiscreteVAE:
     config = DiscreteVAEConfig()
     test, drawn = test_emoji(), test_scenes()
     model, seconds = train_discrete(
-        config, Pictures((28, 20, 16), recolour=0.5), STEPS, validation_emoji(), every=400
+        config, Pictures((28, 20, 16), recolour=0.5), STEPS, validation_emoji(), every=250
     )
     round_weights(model)
     rebuilt, ids = rebuild(model, test)
@@ -313,14 +313,16 @@ def ablate() -> None:
     config, validation = DiscreteVAEConfig(), validation_emoji()
     data = Pictures((14, 10, 8), recolour=0.5, validation=True)
     gumbel = dataclasses.replace(config, quantiser="gumbel")
+    fixed, gumbel_fixed = (dataclasses.replace(sizes, revive=0) for sizes in (config, gumbel))
     runs = {
         "vq": ("nearest code", config, {}),
-        "vq_fixed": ("no code revived", dataclasses.replace(config, revive=0), {}),
-        "gumbel": ("Gumbel-softmax, best variance, falling temperature", gumbel, {}),
-        "gumbel_warm": ("Gumbel-softmax at temperature 1", gumbel, {"cold": False}),
+        "vq_fixed": ("nearest code, none revived", fixed, {}),
+        "gumbel": ("Gumbel-softmax", gumbel, {}),
+        "gumbel_warm": ("Gumbel-softmax, temperature 1 throughout", gumbel, {"cold": False}),
+        "gumbel_fixed": ("Gumbel-softmax, no code revived", gumbel_fixed, {}),
         "gumbel_naive": (
-            "Gumbel-softmax, mean squared error beside mean KL",
-            gumbel,
+            "Gumbel-softmax, mean squared error beside mean KL, no code revived",
+            gumbel_fixed,
             {"variance": NAIVE},
         ),
     }
@@ -369,7 +371,11 @@ def train_vae(
         loss_fn,
         Pictures((64, 0, 0)).batch,
         TrainConfig(
-            steps, learning_rate=2e-3, warmup=steps // 10, precision="auto", progress=False
+            steps,
+            learning_rate=1e-3,
+            warmup=min(100, steps // 2),  # sooner, the variances of the posteriors run away
+            precision="auto",
+            progress=False,
         ),
     )
     model.eval()
@@ -457,9 +463,9 @@ def likelihoods() -> None:
 
 def main() -> None:
     """Train, and record every number."""
-    ablate()
-    likelihoods()
     tokenizer()
+    likelihoods()
+    ablate()
 
 
 if __name__ == "__main__":
