@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from mmlib.data import scenes
-from mmlib.data.scene_captions import attribute_scores, caption_batch, named_things
+from mmlib.data.scene_captions import (
+    CaptionBatch,
+    attribute_scores,
+    caption_batch,
+    named_things,
+    without_colour,
+)
 from mmlib.data.translation import BEGIN, END, PAD, Vocabulary
 
 VOCABULARY = Vocabulary(scenes.vocabulary("en", "canonical"))
@@ -75,6 +81,100 @@ def test_marks_by_hand(text, marks):
 def test_marks_are_means():
     got = attribute_scores([["small", "red", "star"], []], [TWO, TWO])
     assert got["attributes"] == pytest.approx(3 / 12) and got["objects"] == 0.25
+
+
+FREE_WORDS = Vocabulary(scenes.vocabulary("en", "free"))
+COLOURS = torch.tensor(FREE_WORDS.encode(scenes.COLOURS))
+SOME = torch.arange(len(SCENES)) % 3 == 0
+
+
+@pytest.fixture(scope="module", params=["canonical", "free"])
+def pair(request):
+    batch = caption_batch(SCENES, FREE_WORDS, mode=request.param)
+    return batch, without_colour(batch, FREE_WORDS, SOME, seed=1)
+
+
+def test_the_pictures_asked_for_are_grey_and_the_others_as_they_were(pair):
+    batch, grey = pair
+    assert torch.equal(grey.images[~SOME], batch.images[~SOME])
+    assert torch.equal(grey.images[SOME], grey.images[SOME][:, :1].expand(-1, 3, -1, -1))
+    assert grey.images.min() >= 0 and grey.images.max() <= 1
+    assert not torch.equal(batch.images[SOME], grey.images[SOME])
+
+
+def test_each_grey_is_a_mean_of_the_three_channels(pair):
+    """The weights are found again from the pictures; they are not negative and sum to 1."""
+    batch, grey = pair
+    found = []
+    for row in SOME.nonzero().flatten().tolist():
+        channels = batch.images[row].flatten(1).T.double()
+        if torch.linalg.matrix_rank(channels, rtol=1e-3) < 3:  # an object of one colour on its ground
+            continue
+        solved = torch.linalg.lstsq(channels, grey.images[row, 0].flatten().double()[:, None])
+        weights = solved.solution[:, 0]
+        torch.testing.assert_close(channels @ weights, grey.images[row, 0].flatten().double())
+        assert (weights > -1e-4).all() and abs(weights.sum().item() - 1) < 1e-4
+        found.append(weights)
+    assert len(found) > 4
+    assert torch.stack(found).std(0).min() > 0.1  # another grey for each picture
+
+
+def test_greys_weights_are_uniform_on_the_simplex():
+    """Of a Dirichlet(1, 1, 1) each weight has the mean 1/3 and the variance 1/18."""
+    primary = torch.zeros(4000, 3, 1, 1)
+    primary[:, 0] = 1.0  # the grey is the weight of red
+    tokens = torch.ones(4000, 2, dtype=torch.long)
+    batch = CaptionBatch(primary, tokens, tokens > 0)
+    every = torch.ones(4000, dtype=torch.bool)
+    weight = without_colour(batch, FREE_WORDS, every, seed=3).images[:, 0].flatten()
+    assert abs(weight.mean().item() - 1 / 3) < 0.02
+    assert abs(weight.var().item() - 1 / 18) < 0.005
+
+
+def test_only_what_colour_tells_is_left_out(pair):
+    batch, grey = pair
+    colour = torch.isin(batch.tokens, COLOURS) & SOME[:, None]
+    an = (batch.tokens == FREE_WORDS.encode(["an"])[0]) & SOME[:, None]
+    assert colour.any()
+    assert torch.equal(grey.keep, batch.keep & ~colour & ~an)
+    assert torch.equal(grey.tokens[~colour], batch.tokens[~colour])
+
+
+def test_the_colours_read_say_nothing_of_the_true_ones():
+    many = scenes.sample(2000, seed=8, objects=1)
+    batch = caption_batch(many, VOCABULARY)
+    words = torch.tensor(VOCABULARY.encode(scenes.COLOURS))
+    every = torch.ones(2000, dtype=torch.bool)
+    grey = without_colour(batch, VOCABULARY, every, seed=2)
+    place = torch.isin(batch.tokens, words)
+    assert torch.isin(grey.tokens[place], words).all()
+    table = torch.zeros(len(VOCABULARY), len(VOCABULARY))
+    index = batch.tokens[place], grey.tokens[place]
+    table.index_put_(index, torch.ones(2000), accumulate=True)
+    table = table[words][:, words]
+    assert (table > 10).all() and (table < 65).all()  # about 31 of each pair
+
+
+def test_grey_is_the_seeds_and_changes_no_input():
+    batch = caption_batch(SCENES, FREE_WORDS)
+    before = [part.clone() for part in batch]
+    state = torch.get_rng_state()
+    runs = [without_colour(batch, FREE_WORDS, SOME, seed=seed) for seed in (0, 0, 1)]
+    assert all(map(torch.equal, batch, before))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(map(torch.equal, runs[0], runs[1]))
+    assert not torch.equal(runs[0].images, runs[2].images)
+    assert not torch.equal(runs[0].tokens, runs[2].tokens)
+
+
+def test_bad_rows_are_named(unchecked):
+    batch = caption_batch(SCENES, VOCABULARY)
+    with pytest.raises(TypeError, match="rows must be boolean"):
+        unchecked(without_colour)(batch, VOCABULARY, SOME.float(), seed=0)
+    with pytest.raises(ValueError, match=r"rows must have shape \(40,\): got \(39,\)"):
+        unchecked(without_colour)(batch, VOCABULARY, SOME[1:], seed=0)
+    with pytest.raises(ValueError, match="words must be in the vocabulary"):
+        without_colour(batch, Vocabulary(["red"]), SOME, seed=0)
 
 
 def test_bad_input_is_named():

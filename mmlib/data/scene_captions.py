@@ -15,7 +15,14 @@ from torch import Tensor
 from mmlib.data import scenes
 from mmlib.data.translation import BEGIN, END, PAD, Vocabulary
 
-__all__ = ["CaptionBatch", "Thing", "attribute_scores", "caption_batch", "named_things"]
+__all__ = [
+    "CaptionBatch",
+    "Thing",
+    "attribute_scores",
+    "caption_batch",
+    "named_things",
+    "without_colour",
+]
 
 
 class CaptionBatch(NamedTuple):
@@ -24,7 +31,8 @@ class CaptionBatch(NamedTuple):
     Attributes:
         images: Pictures in [0, 1].
         tokens: Ids from the begin to the end token, padded at the end.
-        keep: Which of them exist.
+        keep: Which of them count: those that exist, but for what :func:`without_colour` leaves
+            out.
     """
 
     images: Float[Tensor, "batch 3 height width"]
@@ -66,6 +74,56 @@ def caption_batch(
     longest = max(map(len, rows))
     tokens = torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
     return CaptionBatch(scenes.render(items, size), tokens, tokens != PAD)
+
+
+def without_colour(
+    batch: CaptionBatch, vocabulary: Vocabulary, rows: Bool[Tensor, " batch"], seed: int
+) -> CaptionBatch:
+    r"""Make some of the pictures grey, and leave out the words that only colour could tell.
+
+    .. math:: x'_{c} = \sum_k w_k x_k, \qquad w \sim \operatorname{Dirichlet}(1, 1, 1)
+
+    with a :math:`w` for each picture, so that a colour becomes grey of any brightness, the same
+    for red, green and blue. What is learned of shapes from such pictures holds for all colours. In
+    their captions each colour becomes a random one, and neither colours nor the *an* before
+    *orange* are to be predicted: ``keep`` is False there.
+
+    Args:
+        batch: Pictures and captions in English; not changed.
+        vocabulary: Ids of the words.
+        rows: Which pictures.
+        seed: Of the brightness and of the random colours.
+
+    Raises:
+        TypeError: ``rows`` is not boolean.
+        ValueError: ``rows`` has another length, or the vocabulary lacks a colour.
+
+    >>> words = Vocabulary(scenes.vocabulary("en", "canonical"))
+    >>> batch = caption_batch(scenes.sample(1, seed=0, objects=1), words)
+    >>> grey = without_colour(batch, words, torch.tensor([True]), seed=0)
+    >>> bool((grey.images == grey.images[:, :1]).all()), int(batch.keep.sum() - grey.keep.sum())
+    (True, 1)
+    """
+    if rows.dtype != torch.bool:
+        raise TypeError(f"rows must be boolean (True = make grey): got {rows.dtype}")
+    if rows.shape != (len(batch.images),):
+        raise ValueError(f"rows must have shape ({len(batch.images)},): got {tuple(rows.shape)}")
+    generator = torch.Generator().manual_seed(seed)
+    # Exponential draws divided by their sum.
+    weights = -(1 - torch.rand(len(rows), 3, generator=generator)).log()
+    weights = weights / weights.sum(1, keepdim=True)
+    grey = torch.einsum("bchw,bc->bhw", batch.images, weights.to(batch.images))[:, None]
+    grey = grey.clamp(max=1.0)  # white may be rounded up
+    colours = torch.tensor(vocabulary.encode(scenes.COLOURS))
+    others = colours[torch.randint(len(colours), batch.tokens.shape, generator=generator)]
+    told = torch.isin(batch.tokens, colours) & rows[:, None]
+    article = vocabulary.encode(["an"])[0] if "an" in vocabulary.words else PAD
+    hidden = told | ((batch.tokens == article) & rows[:, None])
+    return CaptionBatch(
+        torch.where(rows[:, None, None, None], grey, batch.images),
+        torch.where(told, others, batch.tokens),
+        batch.keep & ~hidden,
+    )
 
 
 class Thing(NamedTuple):

@@ -100,6 +100,6 @@ def test_cached_greedy_captions(side_by_side):
             "mmlib Transformer": ours,
             "mmlib LSTM": lambda: greedy(CaptionDecoding(lstm, regions), **limits),
         },
-        rounds=5,
+        rounds=3,  # a call takes about a second
     )
-    assert table.ratio("mmlib Transformer", "transformers (generate)") < 1.1
+    assert table.as_fast("mmlib Transformer", "transformers (generate)")
