@@ -108,7 +108,7 @@ def test_each_grey_is_a_mean_of_the_three_channels(pair):
     found = []
     for row in SOME.nonzero().flatten().tolist():
         channels = batch.images[row].flatten(1).T.double()
-        if torch.linalg.matrix_rank(channels, rtol=1e-3) < 3:  # an object of one colour on its ground
+        if torch.linalg.matrix_rank(channels, rtol=1e-3) < 3:  # one colour on its ground
             continue
         solved = torch.linalg.lstsq(channels, grey.images[row, 0].flatten().double()[:, None])
         weights = solved.solution[:, 0]
