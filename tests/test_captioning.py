@@ -67,7 +67,8 @@ def test_each_word_depends_on_the_picture_and_on_no_other_one(kind):
 def test_the_place_of_a_region_counts(kind):
     model = make(kind)
     turned = model(REGIONS.flip(1), TOKENS)[0]
-    assert not torch.allclose(model(REGIONS, TOKENS)[0], turned)
+    # Without places the order changes no more than the rounding of the sums.
+    assert (model(REGIONS, TOKENS)[0] - turned).abs().max() > 1e-3
 
 
 @KINDS
