@@ -398,7 +398,7 @@ LAYERS = [
     ["captioning_attention", "captioning", "captioning_transformer"],
     ["likelihoods", "quantise", "autoencoder"],
     ["vae", "discrete_vae", "importance"],
-    ["clip", "zero_shot"],
+    ["clip", "zero_shot", "small_clips"],
     *[[name] for name in ("dalle", "multimodal")],
     *[[name] for name in ("adapters", "vqa")],
     ["judge"],
