@@ -151,11 +151,17 @@ def test_transformer_captioner_is_pytorchs_decoder():
     memory = placed.masked_fill(~KEEP[..., None], 0.0)
     words = math.sqrt(8) * model.word.weight[TOKENS] + sinusoids(5, 8)
     future = torch.ones(5, 5).triu(1).bool()
+    looks = []
+    last = theirs.layers[-1].multihead_attn
+    last.register_forward_pre_hook(lambda _, inputs: looks.append(inputs))
     hidden = theirs(words, memory, tgt_mask=future, memory_key_padding_mask=~KEEP)
     expected = hidden @ model.word.weight.T + model.output_bias
     torch.testing.assert_close(model(REGIONS, TOKENS, KEEP)[0], expected)
     # The path that returns weights is another one.
-    torch.testing.assert_close(model(REGIONS, TOKENS, KEEP, return_weights=True)[0], expected)
+    logits, weights = model(REGIONS, TOKENS, KEEP, return_weights=True)
+    torch.testing.assert_close(logits, expected)
+    _, expected_weights = last(*looks[0], key_padding_mask=~KEEP)  # of the last layer, all heads
+    torch.testing.assert_close(weights, expected_weights)
 
 
 @torch.no_grad()
