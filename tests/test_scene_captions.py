@@ -140,6 +140,14 @@ def test_only_what_colour_tells_is_left_out(pair):
     assert torch.equal(grey.tokens[~colour], batch.tokens[~colour])
 
 
+def test_an_tells_of_orange_and_is_left_out():
+    said = [BEGIN, *FREE_WORDS.encode("there is an orange ring".split()), END]
+    tokens = torch.tensor([said, said])
+    batch = CaptionBatch(torch.rand(2, 3, 8, 8), tokens, tokens != PAD)
+    keep = without_colour(batch, FREE_WORDS, torch.tensor([True, False]), seed=0).keep
+    assert keep.tolist() == [[True, True, True, False, False, True, True], [True] * 7]
+
+
 def test_the_colours_read_say_nothing_of_the_true_ones():
     many = scenes.sample(2000, seed=8, objects=1)
     batch = caption_batch(many, VOCABULARY)
