@@ -13,8 +13,10 @@ _NOT_A_MATRIX = re.compile(r"pos|embed|token|scale|bias")
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Split the trainable parameters into those that decay and those that do not.
 
-    Matrices and convolution kernels decay. Biases, norms, embeddings, positions, learned tokens
-    and ``logit_scale`` do not: decay would pull them to zero, which is no prior one wants of them.
+    Matrices and convolution kernels decay. Biases, norms, embeddings, learned tokens and
+    ``logit_scale`` do not: decay would pull them to zero, which is no prior one wants of them. Nor
+    do positions that are a parameter of the model (``positions``, ``pos_embed``); the ``table`` of
+    :class:`mmlib.positions.LearnedPositions` looks like any other matrix, and decays.
 
     Args:
         model: The model; parameters with ``requires_grad=False`` are left out.
