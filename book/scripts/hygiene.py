@@ -170,6 +170,15 @@ def checked(notebook: NotebookNode) -> list[str]:
     return [f"{count} cells check something (assert, NBVAL_CHECK_OUTPUT), {CHECKED_CELLS} must"]
 
 
+def records_alone(notebook: NotebookNode) -> list[str]:
+    """No cell that records a result is compared as text: beside the ledger it says more."""
+    return [
+        f"cell {index} records a result: drop NBVAL_CHECK_OUTPUT, the ledger is what is compared"
+        for index, cell in code_cells(notebook)
+        if "results.record(" in cell.source and "NBVAL_CHECK_OUTPUT" in cell.source
+    ]
+
+
 def exercises(notebook: NotebookNode) -> list[str]:
     """Each exercise has a stub that does not pass, a folded hint and a folded solution."""
     problems, stubs = [], []
@@ -213,6 +222,7 @@ CHECKS = (
     short_cells,
     setup_first,
     checked,
+    records_alone,
     exercises,
 )
 

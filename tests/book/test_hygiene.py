@@ -197,6 +197,10 @@ def four_checks(nb):
     nb.cells[3].source = "2 + 2  # assert nothing"
 
 
+def compared_record(nb):
+    nb.cells[3].source = 'results.record("01.x", 1)\n# NBVAL_CHECK_OUTPUT'
+
+
 def three_exercises(nb):
     nb.cells = nb.cells[:-3]
 
@@ -254,6 +258,7 @@ FLAWS = {
     hygiene.short_cells: [long_cell],
     hygiene.setup_first: [no_setup, two_setups, setup_late, setup_without_install],
     hygiene.checked: [four_checks],
+    hygiene.records_alone: [compared_record],
     hygiene.exercises: [
         three_exercises,
         stub_that_passes,
