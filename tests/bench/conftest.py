@@ -48,8 +48,9 @@ class Table:
         self._rounds = rounds or min(200, max(20, round(1 / (self._calls * slowest))))
         self._seconds: dict[str, list[float]] = {name: [] for name in contestants}
         self._measure()
-        times = 3 if slowest < 3 else 1
-        self._memory = {name: peak_memory(run, times) for name, run in contestants.items()}
+        # More often where it costs nothing: with gradients, small peaks settle after some calls.
+        times = 10 if slowest < 0.3 else 3 if slowest < 3 else 1
+        self._memory = peak_memory(contestants, times)
 
     def _measure(self) -> None:
         gc.collect()
@@ -135,19 +136,22 @@ def _synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def peak_memory(function: Callable[[], object], times: int = 3) -> float:
+def peak_memory(contestants: Contestants, times: int) -> dict[str, float]:
     """MiB that a call holds at most, on top of what the process (or the GPU) held before.
 
     glibc keeps freed blocks of up to 32 MiB for later, and whether the next tensor fits into one
     differs from call to call: the same ViT took 35 to 43 MiB, of which its tensors were 24.5. So
     while memory is measured every block from 64 KiB goes back to the kernel when it is freed, and
-    the peak is what was alive. The least of several calls: other threads allocate too.
+    the peak is what was alive. The least of several calls, in turns: other threads allocate too,
+    and with gradients the first calls hold more than later ones.
     """
+    gc.collect()
     glibc = platform.libc_ver()[0] == "glibc" and not torch.cuda.is_available()
     if glibc:
         _set_malloc(_M_MMAP_THRESHOLD, 64 * 2**10)
     try:
-        return min(_peak_of_one(function) for _ in range(times))
+        turns = [{name: _peak_of_one(f) for name, f in contestants.items()} for _ in range(times)]
+        return {name: min(turn[name] for turn in turns) for name in contestants}
     finally:
         if glibc:  # what glibc itself arrives at once a large block was freed
             _set_malloc(_M_MMAP_THRESHOLD, 32 * 2**20)
@@ -163,7 +167,6 @@ def _set_malloc(option: int, value: int) -> None:
 
 
 def _peak_of_one(function: Callable[[], object]) -> float:
-    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
