@@ -1,0 +1,370 @@
+r"""DALL·E: a language model whose second half is a picture: chapter 11.
+
+A sentence of :math:`n` words and the :math:`m` codes of a picture (:mod:`mmlib.discrete_vae`) are
+one sequence, and a decoder-only Transformer predicts each from those before it:
+
+.. math::
+
+    p(w, k) = \prod_{i=2}^{n} p(w_i \mid w_{<i}) \; \prod_{j=1}^{m} p(k_j \mid w, k_{<j})
+
+Words and codes have tables and output layers of their own. A word's position is learned; a code's
+is the sum of its row's and its column's, so that the model is told which codes stand above each
+other. A short sentence is filled up with padding, which is read like words: a sentence of padding
+alone is *no caption*, and a model that sees it now and then in training can be guided
+(:func:`mmlib.sampling.guide`).
+
+References:
+    Ramesh et al., *Zero-Shot Text-to-Image Generation*, ICML 2021. There each position has a
+    padding token of its own, and layers attend to rows, columns and neighbourhoods of 32×32 codes
+    in turn; 8×8 codes need no such saving. Guidance of autoregressive models: Gafni et al.,
+    *Make-A-Scene*, ECCV 2022.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mmlib.block import LayerCache, TransformerConfig
+from mmlib.sampling import draw, guide
+from mmlib.transformer import Decoder
+
+__all__ = ["Dalle", "DalleConfig", "DalleLogits", "generate", "without_caption"]
+
+
+@dataclass(frozen=True)
+class DalleConfig:
+    """Sizes and choices of a :class:`Dalle`.
+
+    Attributes:
+        words: Size of the text's vocabulary.
+        text_length: Tokens of a text, begin, end and padding included.
+        codes: Size of the picture's codebook.
+        side: Rows, and columns, of the grid of codes.
+        pad_id: The word that fills up a short text.
+        dim: Width of the Transformer.
+        heads: Attention heads; must divide ``dim``.
+        layers: Blocks.
+        dropout: See :class:`~mmlib.block.TransformerConfig`.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    words: int
+    text_length: int
+    codes: int = 512
+    side: int = 8
+    pad_id: int = 0
+    dim: int = 192
+    heads: int = 6
+    layers: int = 4
+    dropout: float | int = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("words", "text_length", "codes", "side"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
+        if not 0 <= self.pad_id < self.words:
+            raise ValueError(f"pad_id must be a word, 0 to {self.words - 1}: got {self.pad_id}")
+        self.transformer()
+
+    @property
+    def places(self) -> int:
+        """Codes of a picture."""
+        return self.side**2
+
+    def transformer(self) -> TransformerConfig:
+        """The sizes of the blocks."""
+        return TransformerConfig(
+            self.dim, self.heads, self.layers, dropout=self.dropout, cross_attention=False
+        )
+
+
+class DalleLogits(NamedTuple):
+    """What each token is expected to be, from those before it.
+
+    Attributes:
+        text: Of every word but the first.
+        codes: Of the codes from the first to the one after the last that was given; of all of
+            them at most.
+    """
+
+    text: Float[Tensor, "batch words_after words"]
+    codes: Float[Tensor, "batch places codes"]
+
+
+class Dalle(nn.Module):
+    """The Transformer over words and codes.
+
+    Attributes:
+        config: Sizes and choices.
+
+    >>> model = Dalle(DalleConfig(words=20, text_length=5, codes=16, side=2, dim=24))
+    >>> out = model(torch.tensor([[1, 7, 2, 0, 0]]), torch.tensor([[3, 9, 9]]))
+    >>> out.text.shape, out.codes.shape
+    (torch.Size([1, 4, 20]), torch.Size([1, 4, 16]))
+    """
+
+    def __init__(self, config: DalleConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.word = nn.Embedding(config.words, config.dim)
+        self.code = nn.Embedding(config.codes, config.dim)
+        self.word_position = nn.Embedding(config.text_length, config.dim)
+        self.row = nn.Embedding(config.side, config.dim)
+        self.column = nn.Embedding(config.side, config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.decoder = Decoder(config.transformer())
+        self.word_head = nn.Linear(config.dim, config.words)
+        self.code_head = nn.Linear(config.dim, config.codes)
+        for table in (self.word, self.code, self.word_position, self.row, self.column):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def forward(
+        self, text: Int[Tensor, "batch length"], codes: Int[Tensor, "batch given"]
+    ) -> DalleLogits:
+        """Logits of every word and code but the first word.
+
+        Args:
+            text: Token ids, filled up to the configured length.
+            codes: The picture's codes, row by row: all of them, or the first few, or none.
+
+        Raises:
+            TypeError: ids that are no whole numbers.
+            ValueError: a wrong shape, or an id outside its vocabulary.
+        """
+        config = self.config
+        _check_text(text, config)
+        _check_codes(codes, config, len(text))
+        given = codes[:, : config.places - 1]  # nothing comes after the last
+        x = torch.cat([self._embed_text(text), self._embed_codes(given, 0)], dim=1)
+        x, _ = self.decoder(self.dropout(x))
+        after_text = config.text_length - 1
+        return DalleLogits(self.word_head(x[:, :after_text]), self.code_head(x[:, after_text:]))
+
+    def begin(
+        self, text: Int[Tensor, "batch length"], cache: list[LayerCache]
+    ) -> Float[Tensor, "batch codes"]:
+        """Read the text into an empty cache; logits of the first code.
+
+        Args:
+            text: As in :meth:`forward`.
+            cache: From ``model.decoder.new_cache()``.
+
+        Raises:
+            ValueError: a wrong shape, an id outside its vocabulary, or a cache that was used.
+        """
+        _check_text(text, self.config)
+        if len(cache[0].self_attention):
+            raise ValueError(f"cache must be empty: it holds {len(cache[0].self_attention)}")
+        x, _ = self.decoder(self.dropout(self._embed_text(text)), cache=cache)
+        return self.code_head(x[:, -1])
+
+    def step(
+        self, codes: Int[Tensor, " batch"], cache: list[LayerCache]
+    ) -> Float[Tensor, "batch codes"]:
+        """Read the next code of each picture; logits of the one after it.
+
+        Args:
+            codes: One for each row of the cache.
+            cache: What :meth:`begin` has filled.
+
+        Raises:
+            ValueError: nothing was begun, or the picture is complete.
+        """
+        place = len(cache[0].self_attention) - self.config.text_length
+        if not 0 <= place < self.config.places - 1:
+            raise ValueError(
+                f"cache must hold the text and at most {self.config.places - 2} codes: "
+                f"got {place + self.config.text_length} positions"
+            )
+        x, _ = self.decoder(self.dropout(self._embed_codes(codes[:, None], place)), cache=cache)
+        return self.code_head(x[:, 0])
+
+    def loss(
+        self,
+        text: Int[Tensor, "batch length"],
+        codes: Int[Tensor, "batch places"],
+        text_share: float | int = 1 / 8,
+    ) -> Float[Tensor, ""]:
+        r"""Mean cross-entropy of the words and of the codes, in nats, weighed against each other.
+
+        .. math:: \alpha\, \frac{-1}{N_w}\sum \log p(w_i \mid w_{<i})
+                  + (1 - \alpha)\, \frac{-1}{N_k} \sum \log p(k_j \mid w, k_{<j})
+
+        As in the paper, where :math:`\alpha = 1/8`: the picture is what is wanted. Padding is not
+        to be predicted here and does not count.
+
+        Args:
+            text: As in :meth:`forward`.
+            codes: All codes of each picture.
+            text_share: :math:`\alpha`, from 0 to 1.
+
+        Raises:
+            ValueError: a wrong shape, or a share out of its range.
+        """
+        if not 0 <= text_share <= 1:
+            raise ValueError(f"text_share must be from 0 to 1: got {text_share}")
+        _check_codes(codes, self.config, len(text), complete=True)
+        out, words = self(text, codes), text[:, 1:]
+        total = F.cross_entropy(
+            out.text.float().flatten(0, 1),
+            words.flatten(),
+            ignore_index=self.config.pad_id,
+            reduction="sum",
+        )
+        # Without a caption there are no words, and 0 / 0 would spoil the step.
+        of_words = total / (words != self.config.pad_id).sum().clamp(min=1)
+        of_codes = F.cross_entropy(out.codes.float().flatten(0, 1), codes.flatten())
+        return text_share * of_words + (1 - text_share) * of_codes
+
+    def log_prob(
+        self, text: Int[Tensor, "batch length"], codes: Int[Tensor, "batch places"]
+    ) -> Float[Tensor, "batch places"]:
+        r""":math:`\log p(k_j \mid w, k_{<j})` of each code, in nats.
+
+        Raises:
+            ValueError: a wrong shape, or an id outside its vocabulary.
+        """
+        _check_codes(codes, self.config, len(text), complete=True)
+        log_probs = self(text, codes).codes.float().log_softmax(dim=-1)
+        return log_probs.gather(2, codes[..., None])[..., 0]
+
+    def _embed_text(self, text: Tensor) -> Tensor:
+        return self.word(text) + self.word_position.weight
+
+    def _embed_codes(self, codes: Tensor, first: int) -> Tensor:
+        place = torch.arange(first, first + codes.shape[1], device=codes.device)
+        side = self.config.side
+        return self.code(codes) + self.row(place // side) + self.column(place % side)
+
+
+def without_caption(
+    text: Int[Tensor, "batch length"], drop: Bool[Tensor, " batch"], pad_id: int
+) -> Int[Tensor, "batch length"]:
+    """A copy of the texts, some of them replaced by padding alone.
+
+    In training for guidance about one in ten is dropped.
+
+    Args:
+        text: Token ids.
+        drop: True where the caption goes.
+        pad_id: The padding.
+
+    Raises:
+        ValueError: ``drop`` does not have one entry for each text.
+
+    >>> without_caption(torch.tensor([[1, 5, 2], [1, 6, 2]]), torch.tensor([True, False]), 0)
+    tensor([[0, 0, 0],
+            [1, 6, 2]])
+    """
+    if drop.shape != text.shape[:1]:
+        raise ValueError(
+            f"drop must have shape ({len(text)},), one for each text: got {tuple(drop.shape)}"
+        )
+    return text.masked_fill(drop[:, None], pad_id)
+
+
+@torch.no_grad()
+def generate(
+    model: Dalle,
+    text: Int[Tensor, "batch length"],
+    generator: torch.Generator | None = None,
+    *,
+    guidance: float | int = 1.0,
+    temperature: float | int = 1.0,
+    top_k: int | None = None,
+    top_p: float | int = 1.0,
+    use_cache: bool = True,
+) -> Int[Tensor, "batch rows columns"]:
+    """Draw a picture's codes for each text, one after the other.
+
+    Args:
+        model: Its mode is put back.
+        text: As :meth:`Dalle.forward` takes it; a text may stand there several times.
+        generator: What is drawn from.
+        guidance: Scale of :func:`~mmlib.sampling.guide`, with the text of padding alone as no
+            condition. Any but 0 and 1 costs twice the time.
+        temperature: See :func:`~mmlib.sampling.draw`.
+        top_k: See :func:`~mmlib.sampling.filter_logits`.
+        top_p: See :func:`~mmlib.sampling.filter_logits`.
+        use_cache: False runs the model over all tokens at each step, which gives the same and
+            takes longer: it is here to be compared with.
+
+    Returns:
+        Grids that :meth:`mmlib.discrete_vae.DiscreteVAE.decode` paints.
+
+    Raises:
+        ValueError: a wrong shape, an id outside its vocabulary, or a number out of its range.
+    """
+    config = model.config
+    _check_text(text, config)
+    if not math.isfinite(guidance):
+        raise ValueError(f"guidance must be finite: got {guidance}")
+    count, nothing = len(text), torch.full_like(text, config.pad_id)
+    if guidance == 0:
+        prompt = nothing
+    else:
+        prompt = text if guidance == 1 else torch.cat([text, nothing])
+    cache = model.decoder.new_cache() if use_cache else None
+    codes = text.new_empty(count, 0)
+    with _evaluating(model):
+        for _ in range(config.places):
+            rows = codes.repeat(len(prompt) // count, 1)
+            if cache is None:
+                logits = model(prompt, rows).codes[:, -1]
+            elif rows.shape[1]:
+                logits = model.step(rows[:, -1], cache)
+            else:
+                logits = model.begin(prompt, cache)
+            if len(logits) > count:
+                logits = guide(logits[:count].float(), logits[count:].float(), guidance)
+            new = draw(logits, generator, temperature=temperature, top_k=top_k, top_p=top_p)
+            codes = torch.cat([codes, new[:, None]], dim=1)
+    return codes.unflatten(1, (config.side, config.side))
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _check_text(text: Tensor, config: DalleConfig) -> None:
+    if text.ndim != 2 or text.shape[1] != config.text_length or not len(text):
+        raise ValueError(
+            f"text must have shape (batch, {config.text_length}), not empty: "
+            f"got {tuple(text.shape)}"
+        )
+    _check_ids("text", text, config.words)
+
+
+def _check_codes(codes: Tensor, config: DalleConfig, batch: int, complete: bool = False) -> None:
+    wanted = f"{config.places}" if complete else f"0 to {config.places}"
+    fits = codes.ndim == 2 and len(codes) == batch and codes.shape[1] <= config.places
+    if not fits or (complete and codes.shape[1] != config.places):
+        raise ValueError(
+            f"codes must have shape ({batch}, {wanted}), row by row: got {tuple(codes.shape)}"
+        )
+    _check_ids("codes", codes, config.codes)
+
+
+def _check_ids(name: str, ids: Tensor, size: int) -> None:
+    if ids.is_floating_point() or ids.dtype == torch.bool:
+        raise TypeError(f"{name} must hold whole numbers: got {ids.dtype}")
+    # On an accelerator reading the values would make the host wait.
+    if ids.numel() and ids.device.type == "cpu":
+        low, high = int(ids.min()), int(ids.max())
+        if not 0 <= low <= high < size:
+            raise ValueError(f"{name} must lie from 0 to {size - 1}: got {low} to {high}")
