@@ -222,7 +222,7 @@ def judge_pictures(
         pictures = F.conv2d(padded, kernel.view(shape), groups=len(drawn)).transpose(0, 1)
     pictures = pictures * between(0.9, 1.08, 3) + between(-0.04, 0.04, 3)
     noise = torch.randn(pictures.shape, generator=generator)
-    return (pictures + between(0, 0.06) * noise).clamp(0, 1)
+    return (pictures + between(0.0, 0.06) * noise).clamp(0, 1)
 
 
 @functools.cache
