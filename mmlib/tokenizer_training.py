@@ -35,7 +35,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mmlib.data import clipart, emoji, scenes
-from mmlib.data.scenes import Scene
+from mmlib.data.scenes import MAX_OBJECTS, Scene
 from mmlib.judge import Judge
 
 __all__ = ["Pictures", "TrainingBatch", "held_back", "object_loss", "object_weights"]
@@ -89,6 +89,7 @@ class Pictures:
         mix: How many emoji, drawings and scenes a batch has.
         recolour: The share of emoji and drawings whose colour channels change places.
         validation: Whether to leave out the emoji and drawings that :func:`held_back` names.
+        objects: The smallest and the largest number of objects in a scene.
 
     Raises:
         ValueError: the mix is not three numbers from 0 that have a sum above 0, or ``recolour`` is
@@ -99,13 +100,17 @@ class Pictures:
     """
 
     def __init__(
-        self, mix: tuple[int, int, int], recolour: float | int = 0.0, validation: bool = False
+        self,
+        mix: tuple[int, int, int],
+        recolour: float | int = 0.0,
+        validation: bool = False,
+        objects: tuple[int, int] = (1, MAX_OBJECTS),
     ) -> None:
         if len(mix) != 3 or min(mix) < 0 or not sum(mix):
             raise ValueError(f"mix must be three numbers from 0, not all 0: got {mix}")
         if not 0 <= recolour <= 1:
             raise ValueError(f"recolour must be from 0 to 1: got {recolour}")
-        self.mix, self.recolour = mix, recolour
+        self.mix, self.recolour, self.objects = mix, recolour, objects
         self.sources = []
         for source, count in zip((emoji, clipart), mix, strict=False):
             sized = {}
@@ -154,7 +159,9 @@ class Pictures:
         ]
         drawn: list[Scene] = []
         if self.mix[2]:
-            drawn = scenes.sample(self.mix[2], seed=number, split="train", background="any")
+            drawn = scenes.sample(
+                self.mix[2], seed=number, split="train", objects=self.objects, background="any"
+            )
             parts.append((scenes.render(drawn, SIZE) * 255).round().byte())
         pictures = torch.cat(parts).float() / 255
         return TrainingBatch(pictures.contiguous(memory_format=torch.channels_last), drawn)

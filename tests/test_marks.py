@@ -116,6 +116,7 @@ def test_exchanged_colours_are_wrong():
 
 
 def test_a_place_holds_within_half_a_pixel():
+    assert TOLERANCE == 0.5 / 32
     edge = 1 / 3
     for text, x, y in (("a star at the top", 0.5, edge), ("a star in the centre", edge, 0.5)):
         side = 1 if text.endswith("top") else -1

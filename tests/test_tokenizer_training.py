@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mmlib import tokenizer_training as module
 from mmlib.data import emoji, scenes
 from mmlib.data.scenes import Object, Scene
 from mmlib.judge import Judge, JudgeConfig
@@ -13,6 +14,13 @@ from mmlib.tokenizer_training import (
     object_loss,
     object_weights,
 )
+
+
+@pytest.fixture(autouse=True)
+def fewer_sizes(monkeypatch):
+    """Pictures of each size are scaled once, which takes most of the time."""
+    monkeypatch.setattr(module, "SIZES", (30, 32, 32, 34))
+
 
 DRAWN = scenes.sample(3, seed=1, background="any")
 
@@ -42,11 +50,16 @@ def test_a_batch_holds_what_was_asked_for():
 
 
 def test_batches_depend_on_their_number_alone():
-    source = Pictures((2, 2, 2), recolour=1)
+    source = Pictures((2, 0, 2), recolour=1)
     first = source.batch(3).pictures
     source.batch(4)
-    assert torch.equal(first, Pictures((2, 2, 2), recolour=1).batch(3).pictures)
+    assert torch.equal(first, Pictures((2, 0, 2), recolour=1).batch(3).pictures)
     assert not torch.equal(first, source.batch(4).pictures)
+
+
+def test_scenes_hold_as_many_objects_as_asked_for():
+    drawn = Pictures((0, 0, 20), objects=(3, 4)).batch(0).drawn
+    assert {len(scene.objects) for scene in drawn} == {3, 4}
 
 
 def test_a_picture_is_cut_or_set_on_white_and_mirrored():
