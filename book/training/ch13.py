@@ -325,10 +325,10 @@ def robustness(model: Reader, asked: Asked, epsilon: float, how: str) -> float:
         return (logits(words + delta).argmax(1) == asked.answers).double().mean().item()
 
 
-EPSILONS = (0.0, 0.5, 1.0, 2.0, 4.0)
+EPSILONS = (0.0, 0.1, 0.25, 0.5, 1.0)
 
 
-def adversarial_runs(steps: int = 60, epsilon: float = 1.0) -> None:
+def adversarial_runs(steps: int = 60, epsilon: float = 0.5) -> None:
     """Fine-tune in full with and without an adversary, and attack what comes out."""
     pool, test = place_sets(1200, 150)
     mine = part_of(pool, 2000, 0)
@@ -345,7 +345,7 @@ def adversarial_runs(steps: int = 60, epsilon: float = 1.0) -> None:
             for value in EPSILONS[1:] if how != "noise" else EPSILONS:
                 share = robustness(model, test, value, how)
                 text = f"trained {kind}, words moved by {value} ({how})"
-                note(f"robust_{kind}_{how}_{round(10 * value)}", share, text, 0.15)
+                note(f"robust_{kind}_{how}_{round(100 * value)}", share, text, 0.15)
 
 
 def main() -> None:
