@@ -20,9 +20,6 @@ References:
     *Make-A-Scene*, ECCV 2022.
 """
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,10 +29,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmlib.block import LayerCache, TransformerConfig
-from mmlib.sampling import draw, guide
 from mmlib.transformer import Decoder
 
-__all__ = ["Dalle", "DalleConfig", "DalleLogits", "generate", "without_caption"]
+__all__ = ["CodeVectors", "Dalle", "DalleConfig", "DalleLogits", "without_caption"]
 
 
 @dataclass(frozen=True)
@@ -100,11 +96,49 @@ class DalleLogits(NamedTuple):
     codes: Float[Tensor, "batch places codes"]
 
 
+class CodeVectors(nn.Module):
+    r"""A vector for each code, made of its vector in the tokenizer's codebook.
+
+    .. math:: E_k = W_2\, \operatorname{gelu}(W_1 e_k + b)
+
+    So codes that paint alike are read and written alike, and one that training never showed, such
+    as the edge of a green star where there was no green star, is not ruled out. A free table rules
+    it out: the softmax has only ever pushed it down.
+
+    Args:
+        codebook: The codes' vectors :math:`e_k`. They are not trained, and saved with the model.
+        dim: Width of the Transformer.
+    """
+
+    codebook: Tensor
+
+    def __init__(self, codebook: Float[Tensor, "codes code_dim"], dim: int) -> None:
+        super().__init__()
+        table = codebook.detach().clone()
+        spread = (table - table.mean(dim=0)).square().mean().sqrt().clamp(min=1e-6)
+        self.register_buffer("codebook", (table - table.mean(dim=0)) / spread)
+        self.layers = nn.Sequential(
+            nn.Linear(table.shape[1], dim), nn.GELU(), nn.Linear(dim, dim, bias=False)
+        )
+
+    def forward(self) -> Float[Tensor, "codes dim"]:
+        """All vectors."""
+        return self.layers(self.codebook)
+
+
 class Dalle(nn.Module):
     """The Transformer over words and codes.
 
+    Args:
+        config: Sizes and choices.
+        codebook: The codes' vectors in the tokenizer, if those of the Transformer are to be made
+            of them (:class:`CodeVectors`); by default it has free tables.
+
     Attributes:
         config: Sizes and choices.
+
+    Raises:
+        ValueError: the codebook has another number of codes.
 
     >>> model = Dalle(DalleConfig(words=20, text_length=5, codes=16, side=2, dim=24))
     >>> out = model(torch.tensor([[1, 7, 2, 0, 0]]), torch.tensor([[3, 9, 9]]))
@@ -112,19 +146,32 @@ class Dalle(nn.Module):
     (torch.Size([1, 4, 20]), torch.Size([1, 4, 16]))
     """
 
-    def __init__(self, config: DalleConfig) -> None:
+    def __init__(
+        self,
+        config: DalleConfig,
+        codebook: Float[Tensor, "codes code_dim"] | None = None,
+    ) -> None:
         super().__init__()
+        if codebook is not None and len(codebook) != config.codes:
+            raise ValueError(f"codebook must hold {config.codes} codes: got {len(codebook)}")
         self.config = config
         self.word = nn.Embedding(config.words, config.dim)
-        self.code = nn.Embedding(config.codes, config.dim)
+        self.code: nn.Module
+        self.code_head: nn.Module
+        if codebook is None:
+            self.code = nn.Embedding(config.codes, config.dim)
+            self.code_head = nn.Linear(config.dim, config.codes)
+            nn.init.normal_(self.code.weight, std=0.02)
+        else:
+            self.code = CodeVectors(codebook, config.dim)
+            self.code_head = CodeVectors(codebook, config.dim)
         self.word_position = nn.Embedding(config.text_length, config.dim)
         self.row = nn.Embedding(config.side, config.dim)
         self.column = nn.Embedding(config.side, config.dim)
         self.dropout = nn.Dropout(config.dropout)
         self.decoder = Decoder(config.transformer())
         self.word_head = nn.Linear(config.dim, config.words)
-        self.code_head = nn.Linear(config.dim, config.codes)
-        for table in (self.word, self.code, self.word_position, self.row, self.column):
+        for table in (self.word, self.word_position, self.row, self.column):
             nn.init.normal_(table.weight, std=0.02)
 
     def forward(
@@ -141,13 +188,13 @@ class Dalle(nn.Module):
             ValueError: a wrong shape, or an id outside its vocabulary.
         """
         config = self.config
-        _check_text(text, config)
+        check_text(text, config)
         _check_codes(codes, config, len(text))
         given = codes[:, : config.places - 1]  # nothing comes after the last
         x = torch.cat([self._embed_text(text), self._embed_codes(given, 0)], dim=1)
         x, _ = self.decoder(self.dropout(x))
         after_text = config.text_length - 1
-        return DalleLogits(self.word_head(x[:, :after_text]), self.code_head(x[:, after_text:]))
+        return DalleLogits(self.word_head(x[:, :after_text]), self._code_logits(x[:, after_text:]))
 
     def begin(
         self, text: Int[Tensor, "batch length"], cache: list[LayerCache]
@@ -161,11 +208,11 @@ class Dalle(nn.Module):
         Raises:
             ValueError: a wrong shape, an id outside its vocabulary, or a cache that was used.
         """
-        _check_text(text, self.config)
+        check_text(text, self.config)
         if len(cache[0].self_attention):
             raise ValueError(f"cache must be empty: it holds {len(cache[0].self_attention)}")
         x, _ = self.decoder(self.dropout(self._embed_text(text)), cache=cache)
-        return self.code_head(x[:, -1])
+        return self._code_logits(x[:, -1])
 
     def step(
         self, codes: Int[Tensor, " batch"], cache: list[LayerCache]
@@ -186,7 +233,7 @@ class Dalle(nn.Module):
                 f"got {place + self.config.text_length} positions"
             )
         x, _ = self.decoder(self.dropout(self._embed_codes(codes[:, None], place)), cache=cache)
-        return self.code_head(x[:, 0])
+        return self._code_logits(x[:, 0])
 
     def loss(
         self,
@@ -240,10 +287,16 @@ class Dalle(nn.Module):
     def _embed_text(self, text: Tensor) -> Tensor:
         return self.word(text) + self.word_position.weight
 
+    def _code_logits(self, x: Tensor) -> Tensor:
+        if isinstance(self.code_head, CodeVectors):
+            return x @ self.code_head().T
+        return self.code_head(x)
+
     def _embed_codes(self, codes: Tensor, first: int) -> Tensor:
         place = torch.arange(first, first + codes.shape[1], device=codes.device)
         side = self.config.side
-        return self.code(codes) + self.row(place // side) + self.column(place % side)
+        table = self.code() if isinstance(self.code, CodeVectors) else self.code.weight
+        return F.embedding(codes, table) + self.row(place // side) + self.column(place % side)
 
 
 def without_caption(
@@ -272,76 +325,8 @@ def without_caption(
     return text.masked_fill(drop[:, None], pad_id)
 
 
-@torch.no_grad()
-def generate(
-    model: Dalle,
-    text: Int[Tensor, "batch length"],
-    generator: torch.Generator | None = None,
-    *,
-    guidance: float | int = 1.0,
-    temperature: float | int = 1.0,
-    top_k: int | None = None,
-    top_p: float | int = 1.0,
-    use_cache: bool = True,
-) -> Int[Tensor, "batch rows columns"]:
-    """Draw a picture's codes for each text, one after the other.
-
-    Args:
-        model: Its mode is put back.
-        text: As :meth:`Dalle.forward` takes it; a text may stand there several times.
-        generator: What is drawn from.
-        guidance: Scale of :func:`~mmlib.sampling.guide`, with the text of padding alone as no
-            condition. Any but 0 and 1 costs twice the time.
-        temperature: See :func:`~mmlib.sampling.draw`.
-        top_k: See :func:`~mmlib.sampling.filter_logits`.
-        top_p: See :func:`~mmlib.sampling.filter_logits`.
-        use_cache: False runs the model over all tokens at each step, which gives the same and
-            takes longer: it is here to be compared with.
-
-    Returns:
-        Grids that :meth:`mmlib.discrete_vae.DiscreteVAE.decode` paints.
-
-    Raises:
-        ValueError: a wrong shape, an id outside its vocabulary, or a number out of its range.
-    """
-    config = model.config
-    _check_text(text, config)
-    if not math.isfinite(guidance):
-        raise ValueError(f"guidance must be finite: got {guidance}")
-    count, nothing = len(text), torch.full_like(text, config.pad_id)
-    if guidance == 0:
-        prompt = nothing
-    else:
-        prompt = text if guidance == 1 else torch.cat([text, nothing])
-    cache = model.decoder.new_cache() if use_cache else None
-    codes = text.new_empty(count, 0)
-    with _evaluating(model):
-        for _ in range(config.places):
-            rows = codes.repeat(len(prompt) // count, 1)
-            if cache is None:
-                logits = model(prompt, rows).codes[:, -1]
-            elif rows.shape[1]:
-                logits = model.step(rows[:, -1], cache)
-            else:
-                logits = model.begin(prompt, cache)
-            if len(logits) > count:
-                logits = guide(logits[:count].float(), logits[count:].float(), guidance)
-            new = draw(logits, generator, temperature=temperature, top_k=top_k, top_p=top_p)
-            codes = torch.cat([codes, new[:, None]], dim=1)
-    return codes.unflatten(1, (config.side, config.side))
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-def _check_text(text: Tensor, config: DalleConfig) -> None:
+def check_text(text: Tensor, config: DalleConfig) -> None:
+    """Raise an error unless these are texts as a :class:`Dalle` takes them."""
     if text.ndim != 2 or text.shape[1] != config.text_length or not len(text):
         raise ValueError(
             f"text must have shape (batch, {config.text_length}), not empty: "

@@ -20,6 +20,8 @@ the data:
 References:
     Lipman et al., *Flow Matching for Generative Modeling*, ICLR 2023. Liu, Gong and Liu, *Flow
     Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow*, ICLR 2023.
+    Karras et al., *Elucidating the Design Space of Diffusion-Based Generative Models*, NeurIPS
+    2022 (Heun's method with Euler's last step).
 """
 
 from collections.abc import Callable
@@ -116,7 +118,9 @@ def integrate(
             v\bigl(x + h\, v(x, t),\, t + h\bigr)\bigr]
 
     Euler's error falls with :math:`h`, Heun's with :math:`h^2`; a step of Heun's asks for the
-    velocity twice.
+    velocity twice. Its last step is Euler's (as in Karras et al., 2022), which leaves the order as
+    it is: at time 1 no network has been trained, and one that expects data divides by what time is
+    left.
 
     Args:
         velocity: Of places and times.
@@ -143,7 +147,7 @@ def integrate(
         now = x.new_full((len(x),), number / steps)
         first = velocity(x, now)
         ahead = x + first / steps
-        if method == "euler":
+        if method == "euler" or number == steps - 1:
             x = ahead
         else:
             then = x.new_full((len(x),), (number + 1) / steps)

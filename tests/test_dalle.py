@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmlib.dalle import Dalle, DalleConfig, generate, without_caption
+from mmlib.dalle import CodeVectors, Dalle, DalleConfig, without_caption
+from mmlib.dalle_generate import generate
 from mmlib.sampling import guide
 
 WORDS, LENGTH, CODES, SIDE = 11, 5, 13, 3
@@ -263,3 +264,59 @@ def test_a_used_cache_and_a_complete_picture_are_refused():
 def test_bad_sizes_are_named(change, word):
     with pytest.raises(ValueError, match=word):
         DalleConfig(**{"words": WORDS, "text_length": LENGTH, "dim": 24, "heads": 3} | change)
+
+
+# ---- codes that are made of the tokenizer's
+
+
+def codebook(seed=5):
+    return torch.randn(CODES, 4, generator=generator(seed))
+
+
+def test_code_vectors_by_hand():
+    table = 3 * codebook() + 1
+    vectors = CodeVectors(table, 24)
+    centred = table - table.mean(0)
+    torch.testing.assert_close(vectors.codebook.square().mean(), torch.tensor(1.0))
+    first, _, last = vectors.layers
+    hidden = F.gelu((centred / centred.square().mean().sqrt()) @ first.weight.T + first.bias)
+    torch.testing.assert_close(vectors(), hidden @ last.weight.T)
+
+
+def test_tables_made_of_a_codebook_are_tables():
+    # The same model as one with free tables that hold these vectors.
+    torch.manual_seed(0)
+    config = DalleConfig(WORDS, LENGTH, CODES, SIDE, dim=24, heads=3, layers=2)
+    made, free = Dalle(config, codebook()), Dalle(config)
+    state = {name: x for name, x in made.state_dict().items() if not name.startswith("code")}
+    state |= {"code.weight": made.code(), "code_head.weight": made.code_head()}
+    free.load_state_dict(state | {"code_head.bias": torch.zeros(CODES)})
+    text, codes = inputs()
+    torch.testing.assert_close(made(text, codes).codes, free(text, codes).codes)
+    first = generate(made, text, generator(1), guidance=2.0)
+    assert first.equal(generate(free, text, generator(1), guidance=2.0))
+
+
+def test_a_code_that_paints_like_another_is_not_ruled_out():
+    # Code 1 lies beside code 0, code 2 far away; training shows code 0 alone.
+    table = torch.tensor([[1.0, 0.0], [1.02, 0.0], [-1.0, 0.5], [-0.5, -1.0]])
+    config = DalleConfig(WORDS, LENGTH, 4, 1, dim=24, heads=3, layers=1)
+    found = {}
+    for name, given in (("made", table), ("free", None)):
+        torch.manual_seed(0)
+        model, text = Dalle(config, given), inputs()[0]
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+        for _ in range(60):
+            optimizer.zero_grad()
+            model.loss(text, torch.zeros(3, 1, dtype=torch.long)).backward()
+            optimizer.step()
+        with torch.no_grad():
+            found[name] = model(text, torch.zeros(3, 0, dtype=torch.long)).codes.softmax(-1)[0, 0]
+    assert found["made"][1] > 0.1
+    assert found["free"][1] < 0.05
+
+
+def test_a_codebook_of_another_size_is_named(unchecked):
+    config = DalleConfig(WORDS, LENGTH, CODES, SIDE, dim=24, heads=3)
+    with pytest.raises(ValueError, match="codebook"):
+        Dalle(config, codebook()[1:])
