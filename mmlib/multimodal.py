@@ -281,10 +281,10 @@ class MultimodalTransformer(nn.Module):
         copied = text.tokens.gather(1, owner[..., None].expand(-1, -1, self.config.dim))
         table = self.positions.table.to(copied.dtype)
         x = copied + self.since(table[since]) + self.until(table[until])
+        # The decoder looks back only, so that the steps behind a shorter text disturb nothing.
         x, _ = self.decoder(
             self.dropout(x + self.voices(voices)[:, None]),
             memory.tokens,
-            keep=keep,
             memory_keep=memory.keep,
         )
         frames = rearrange(
