@@ -179,7 +179,7 @@ def test_each_picture_is_blurred_to_its_own_degree():
     pictures = judge_pictures([SCENE] * 60, generator(3))
     steepest = (pictures[..., 1:] - pictures[..., :-1]).abs().amax((1, 2, 3))
     steepest = steepest / (pictures.amax((1, 2, 3)) - pictures.amin((1, 2, 3)))
-    assert steepest.min() < 0.75 < 0.9 < steepest.max()
+    assert steepest.min() < 0.55 < 0.8 < steepest.max()
     # A plain background stays plain, up to the noise and up to the border.
     rows = pictures[:, :, :4]
     assert (rows - rows.mean((2, 3), keepdim=True)).abs().mean() < 0.06

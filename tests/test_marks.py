@@ -37,6 +37,13 @@ def test_demands_of_a_caption():
     )
 
 
+def test_demands_of_a_thing_beside_another():
+    asked = demands("a ring with a star to its left")
+    assert asked.relations == (("left", 1, 0),)
+    assert asked.things == ({"shape": "ring"}, {"shape": "star"})
+    assert demands("有一个圆环，它的左边是一个星形", "zh").relations
+
+
 def test_a_caption_and_its_translation_ask_for_the_same():
     for number, scene in enumerate(scenes.sample(40, seed=3)):
         for options in ({}, {"mode": "free", "seed": number}):
