@@ -1,0 +1,297 @@
+"""Train one Transformer on eight tasks over pictures, text, sound and clips, and one on each.
+
+The joint model meets a lesson of one task at each step (:data:`ROUND`). Beside it stand models of
+the same size that meet one task alone, as often as the joint one does; a model that sees one frame
+of each clip; and the joint model after some more lessons in which no modality is ever missing.
+Test scenes hold combinations of colour and shape, test clips of shape and heading, and test
+sentences voices, that training has not.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmlib import results
+from mmlib.data import scenes, speech
+from mmlib.data.batch import Batch
+from mmlib.data.long_clips import match_events, parse_events, render_long, sample_long, summary
+from mmlib.data.speech import SpeechSet
+from mmlib.metrics.retrieval import hit_rate, ranks
+from mmlib.metrics.word_errors import word_error_rate
+from mmlib.multimodal import MultimodalTransformer, drop_modalities
+from mmlib.multimodal_tasks import (
+    Lesson,
+    Lessons,
+    config,
+    hear,
+    lesson_loss,
+    plain,
+    sayings,
+    spoken_texts,
+    vocabulary,
+    write,
+)
+from mmlib.speech_synthesis import say, vocode
+from mmlib.training import TrainConfig, fit, save_weights
+
+MINUTES = 28
+CHECKPOINTS, RUNS = Path("mmlib/checkpoints"), Path("runs/12_multimodal")
+CARD = {"command": "make train CHAPTER=12", "seed": 0}
+#: Lessons of one round; the joint run goes round again and again.
+ROUND = (
+    *("clip", "transcribe", "both", "caption", "transcribe", "ask clip", "clip", "speak"),
+    *("both", "transcribe", "events", "match", "caption", "transcribe", "summary", "both"),
+)
+ROUNDS, BATCH, TUNE = 250, 32, 150
+VOICES = ("f3", "m3")
+SIZES = {"spoken": 1500, "sayings": 360, "test": 240}
+#: What a single-task model is trained on, and how its run is called.
+SINGLES = {"clip": "clip", "transcribe": "transcribe", "both": "answer"}
+
+
+@cache
+def heard(split: str) -> SpeechSet:
+    """Sentences by the voices of a split."""
+    count = SIZES["spoken" if split == "train" else "test"]
+    texts = spoken_texts(count, 11 if split == "train" else 12, split)
+    return speech.speak(texts, split, seed=13 if split == "train" else 14)
+
+
+@cache
+def lessons(split: str) -> Lessons:
+    """Lessons of a split; in training sounds are played at other speeds."""
+    train = split == "train"
+    own = sayings(spoken_texts(SIZES["sayings"], 15, "train"), VOICES) if train else None
+    return Lessons(split, heard(split), own, (0.85, 1.15) if train else (1.0, 1.0))
+
+
+def lesson(task: str, number: int, drop: float = 0.5, frame: int | None = None) -> Lesson:
+    """A training lesson, with modality dropout where a question is both typed and spoken.
+
+    Args:
+        task: Of :class:`mmlib.multimodal_tasks.Lessons`.
+        number: Which.
+        drop: Probability that a question is not typed, or not spoken.
+        frame: Show this frame of clips alone.
+    """
+    found = lessons("train")(task, number, BATCH)
+    inputs = found.inputs
+    if task == "both" and drop:
+        generator = torch.Generator().manual_seed(number)
+        inputs = drop_modalities(inputs, drop, generator, ("text", "audio"))
+    return found._replace(inputs=one_frame(inputs, frame))
+
+
+def one_frame(inputs: Batch, frame: int | None) -> Batch:
+    """Clips in which one frame stands still; None leaves them as they are."""
+    if frame is None or inputs.video is None:
+        return inputs
+    still = inputs.video[:, frame : frame + 1].expand_as(inputs.video)
+    return replace(inputs, video=still)
+
+
+def train(
+    make: Callable[[int], Lesson], steps: int, start: dict | None = None, name: str | None = None
+) -> MultimodalTransformer:
+    """Train a model of the one size; from given weights, or from scratch."""
+    torch.manual_seed(0)
+    model = MultimodalTransformer(config(voices=len(VOICES), dropout=0.1))
+    if start is not None:
+        model.load_state_dict(start)
+    settings = TrainConfig(
+        steps,
+        learning_rate=1.5e-3 if start is None else 3e-4,
+        warmup=max(1, steps // 20),
+        weight_decay=0.05,
+        precision="auto",
+        progress=False,
+        checkpoint_every=400 if name else 0,
+    )
+    path = RUNS / name if name else None
+    fit(model, lesson_loss, make, settings, checkpoint=path, resume=path is not None)
+    return model.eval()
+
+
+# --- measures ----------------------------------------------------------------------------------
+
+
+def note(name: str, value: float, metric: str, tolerance: float = 0.1, **options: float) -> None:
+    """Record a number of this chapter."""
+    print(f"{name:24} {value:.4f}  {metric}", flush=True)
+    results.record(f"12.{name}", value, metric=metric, tolerance=tolerance, seed=0, **options)
+
+
+def spaced(texts: list[str]) -> list[str]:
+    """Texts as the model writes them, with a space between all words and marks."""
+    return [" ".join(vocabulary().tokenize(text)) for text in texts]
+
+
+def share(found: list[str], wanted: list[str]) -> float:
+    """How many are exactly as wanted."""
+    return sum(a == b for a, b in zip(found, wanted, strict=True)) / len(wanted)
+
+
+def in_parts(inputs: Batch, function: Callable[[Batch], list[str]], size: int = 60) -> list[str]:
+    """Apply a function to a large batch in parts."""
+    rows = range(0, len(inputs), size)
+    return [text for at in rows for text in function(inputs.select(slice(at, at + size)))]
+
+
+def error_rate(model: MultimodalTransformer, sounds: list[Tensor], texts: list[str]) -> list[float]:
+    """Word error rates of the decoder and of CTC on sounds."""
+    found: dict[str, list[str]] = {"decoder": [], "ctc": []}
+    for at in range(0, len(sounds), 40):
+        part = sounds[at : at + 40]
+        counts = torch.tensor([len(sound) for sound in part])
+        audio = torch.nn.utils.rnn.pad_sequence(part, batch_first=True)
+        keep = torch.arange(audio.shape[1]) < counts[:, None]
+        inputs = Batch(audio=audio, audio_keep=keep)
+        found["decoder"] += write(model, "transcribe", inputs)
+        found["ctc"] += hear(model, inputs)
+    said = [plain(text).split() for text in texts]
+    return [word_error_rate(said, [text.split() for text in rows]) for rows in found.values()]
+
+
+def mark_speech(model: MultimodalTransformer, name: str, texts: str) -> None:
+    """Word error rates on unseen voices."""
+    test = heard("test")
+    sounds = [test[i].waveform for i in range(len(test))]
+    rates = error_rate(model, sounds, list(test.texts))
+    for kind, rate in zip(("decoder", "ctc"), rates, strict=True):
+        note(f"{name}_wer_{kind}", rate, f"{texts}: word error rate, unseen voices, {kind}", 0.05)
+
+
+def mark_clips(
+    model: MultimodalTransformer, name: str, texts: str, frame: int | None = None
+) -> None:
+    """Captions of clips of unseen combinations of shape and heading."""
+    drawn = scenes.sample_clips(400, 21, split="test", objects=(1, 1))
+    inputs = one_frame(
+        Batch(video=scenes.render_clip(drawn), targets=torch.zeros(400).long()), frame
+    )
+    found = in_parts(inputs, lambda part: write(model, "clip", part))
+    wanted = spaced([scenes.clip_caption(clip) for clip in drawn])
+    note(f"{name}_clip", share(found, wanted), f"{texts}: captions of unseen clips, exact", 0.05)
+
+
+def mark_answers(model: MultimodalTransformer, name: str, texts: str) -> None:
+    """The same questions about the same pictures, typed, spoken, both, and without the picture."""
+    inputs = lessons("test")("both", 31, 400).inputs
+    wanted = answers(inputs)
+    kinds = {
+        "typed": inputs.without("audio"),
+        "spoken": inputs.without("text"),
+        "both": inputs,
+        "blind": inputs.without("images"),
+        "mute": inputs.without("audio").without("text"),
+    }
+    for kind, given in kinds.items():
+        found = in_parts(given, lambda part: write(model, "answer", part, 8))
+        note(f"{name}_{kind}", share(found, wanted), f"{texts}: answers, question {kind}")
+
+
+def answers(inputs: Batch) -> list[str]:
+    """What should be written."""
+    words, end = vocabulary().backend.id_to_token, vocabulary().end_id
+    rows = zip(inputs.targets.tolist(), inputs.targets_keep.tolist(), strict=True)
+    return [
+        " ".join(words(t) for t, real in zip(row, keep, strict=True) if real and t != end)
+        for row, keep in rows
+    ]
+
+
+def mark_pictures(model: MultimodalTransformer) -> None:
+    """Captions of pictures, questions about clips, and search for clips by text."""
+    inputs = lessons("test")("caption", 41, 300).inputs
+    found = in_parts(inputs, lambda part: write(model, "caption", part))
+    note("joint_caption", share(found, answers(inputs)), "captions of unseen pictures, exact")
+    inputs = lessons("test")("ask clip", 42, 400).inputs
+    for kind, given in {"": inputs, "_blind": inputs.without("video")}.items():
+        found = in_parts(given, lambda part: write(model, "answer", part, 12))
+        note(f"joint_ask_clip{kind}", share(found, answers(inputs)), f"questions about clips{kind}")
+    chosen: dict[str, scenes.Clip] = {}
+    for clip in scenes.sample_clips(1200, 43, split="test", objects=(1, 1)):
+        chosen.setdefault(scenes.clip_caption(clip), clip)
+    texts, clips = list(chosen)[:300], list(chosen.values())[:300]
+    ids, keep = vocabulary().encode(texts)
+    with torch.no_grad():
+        words = model.pooled(model.encode(Batch(text=ids[:, 1:], text_keep=keep[:, 1:])))
+        seen = model.pooled(model.encode(Batch(video=scenes.render_clip(clips))))
+    found = ranks(words @ seen.T, torch.eye(len(texts), dtype=torch.bool))
+    for k in (1, 10):
+        note(f"joint_find_{k}", hit_rate(found, k), f"R@{k} of 300 clips by text", baseline=k / 300)
+
+
+def mark_long(model: MultimodalTransformer) -> None:
+    """Events with their times, and summaries, of longer clips."""
+    drawn = sample_long(300, 51, split="test")
+    inputs = Batch(video=render_long(drawn))
+    texts = in_parts(inputs, lambda part: write(model, "events", part, 60))
+    hits, errors, said, true, exact = 0, [], 0, 0, 0
+    for clip, text in zip(drawn, texts, strict=True):
+        found = parse_events(text)
+        matched, off = match_events(clip.events, found)
+        hits, errors = hits + matched, errors + off
+        said, true, exact = (
+            said + len(found),
+            true + len(clip.events),
+            exact + (found == list(clip.events)),
+        )
+    note("joint_events_recall", hits / true, "events found, overlap at least half")
+    note("joint_events_precision", hits / max(1, said), "named events that are there")
+    note("joint_events_edge", sum(errors) / max(1, len(errors)), "frames off at an edge", 0.5)
+    note("joint_events_exact", exact / len(drawn), "all events and times exact")
+    found = in_parts(inputs, lambda part: write(model, "summary", part))
+    note("joint_summary", share(found, spaced([summary(c) for c in drawn])), "summaries, exact")
+
+
+def mark_synthesis(model: MultimodalTransformer) -> None:
+    """What the recogniser makes of synthetic speech, of the vocoder alone, and of the original."""
+    texts = spoken_texts(120, 61, "test")
+    own = sayings(texts, VOICES)
+    voices = torch.tensor([VOICES.index(name) for name in own.voices])
+    ids, keep = vocabulary().encode([plain(text) for text in texts])
+    log_mel = model.sound.log_mel
+    original = [own[i].waveform for i in range(len(own))]
+    copied = [vocode(log_mel(wave[None])[0][0], log_mel) for wave in original]
+    frames, exists, _ = say(model, ids, keep, voices)
+    spoken = [vocode(one[real], log_mel) for one, real in zip(frames, exists, strict=True)]
+    for kind, sounds in {"original": original, "vocoder": copied, "spoken": spoken}.items():
+        rate = error_rate(model, sounds, texts)[0]
+        note(f"synthesis_{kind}", rate, f"word error rate of the recogniser: {kind}", 0.05)
+
+
+def main() -> None:
+    """Train and measure every model; keep the weights of the joint one."""
+    steps = ROUNDS * len(ROUND)
+
+    def joint(n: int) -> Lesson:
+        turn, at = divmod(n, len(ROUND))
+        return lesson(ROUND[at], turn * ROUND.count(ROUND[at]) + ROUND[:at].count(ROUND[at]))
+
+    model = train(joint, steps, name="joint")
+    card = CARD | {"data": "scenes, clips and synthetic speech, split train", "steps": steps}
+    save_weights(model, CHECKPOINTS / "12_multimodal.safetensors", card, dtype=torch.bfloat16)
+    mark_speech(model, "joint", "joint")
+    mark_clips(model, "joint", "joint")
+    mark_answers(model, "joint", "joint")
+    mark_pictures(model)
+    mark_long(model)
+    mark_synthesis(model)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    always = train(lambda n: lesson("both", 90_000 + n, drop=0.0), TUNE, state)
+    mark_answers(always, "always", "after lessons in which nothing is missing")
+    for task, call in SINGLES.items():
+        alone = train(lambda n, task=task: lesson(task, n), ROUNDS * ROUND.count(task))
+        marks = {"clip": mark_clips, "transcribe": mark_speech, "answer": mark_answers}
+        marks[call](alone, "single", "one task alone")
+    still = train(lambda n: lesson("clip", n, frame=4), ROUNDS * ROUND.count("clip"))
+    mark_clips(still, "frame", "one frame", frame=4)
+
+
+if __name__ == "__main__":
+    main()
