@@ -1,0 +1,113 @@
+"""The command for VQAv2 on a folder in its format: it learns, sees the pictures, and reports."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from mmlib import vqa_coco
+from mmlib.data.coco_example import write_example
+from mmlib.data.vqa_v2 import VQA as Questions
+from mmlib.encoders.encoded import Encoded
+from mmlib.encoders.preprocessing import RECIPES, preprocess
+from mmlib.encoders.text import TextTransformer, TextTransformerConfig, embed_texts
+from mmlib.encoders.tokenizers import word_tokenizer
+from mmlib.metrics.vqa_accuracy import vqa_accuracy
+from mmlib.towers import Towers
+from mmlib.vqa_coco import Settings, encode_all, main, run
+
+
+class SmallPictures(nn.Module):
+    """The mean colour of each of 16 squares."""
+
+    dim = 48
+
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(4)
+
+    def forward(self, images, keep=None):
+        pooled = self.pool(images).flatten(1)
+        return Encoded(pooled[:, None], torch.ones(len(pooled), 1).bool(), pooled)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("vqa")
+    files = write_example(root, 30, size=32)
+    for split, (asked, answered) in vqa_coco.FILES.items():
+        assert getattr(files, f"{split}_questions") == root / asked
+        assert getattr(files, f"{split}_annotations") == root / answered
+    return root
+
+
+@pytest.fixture(scope="module")
+def small(folder) -> Towers:
+    data = Questions(folder / vqa_coco.FILES["train"][0])
+    tokenizer = word_tokenizer([item.question for item in data.items])
+    torch.manual_seed(0)
+    config = TextTransformerConfig(tokenizer.vocab_size, dim=32, heads=2, layers=1, max_length=48)
+    return Towers(SmallPictures(), TextTransformer(config), tokenizer, RECIPES["imagenet"])
+
+
+def test_every_picture_and_question_keeps_its_vector(folder, small):
+    asked, answered = vqa_coco.FILES["val"]
+    data = Questions(folder / asked, folder / answered, folder / "val2014")
+    encoded = encode_all(data, small, 16, batch_size=3)
+    assert len(encoded.pictures) == len({item.image_id for item in data.items})
+    for i in range(0, len(data), 5):
+        image = preprocess(data[i].image, small.recipe.at(16))
+        want = small.image(image).pooled[0].half()
+        torch.testing.assert_close(encoded.pictures[encoded.of[i]], want)
+        text = embed_texts(small.text, small.tokenizer, [data[i].question])[0]
+        torch.testing.assert_close(encoded.questions[i].float(), text, rtol=1e-2, atol=1e-3)
+
+
+def test_targets_are_those_of_the_data_set(folder):
+    asked, answered = vqa_coco.FILES["train"]
+    data = Questions(folder / asked, folder / answered)
+    for most in (3, 30):
+        vocabulary = data.vocabulary(most)
+        dense = vqa_coco._Targets(data, vocabulary)[torch.tensor([0, 5, 2])]
+        want = torch.stack([data.targets(i, vocabulary) for i in (0, 5, 2)])
+        assert torch.equal(dense, want)
+
+
+def test_it_learns_and_reports(folder, small, tmp_path):
+    settings = Settings(
+        str(folder), str(tmp_path), dim=32, at_least=2, epochs=20, batch_size=32,
+        learning_rate=1e-2, size=16,
+    )  # fmt: skip
+    report = run(settings, small, progress=False)
+    assert report["losses"][1] < report["losses"][0] / 2
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    asked, answered = vqa_coco.FILES["val"]
+    data = Questions(folder / asked, folder / answered)
+    assert report["validation"]["questions"] == len(data)
+    assert 0.2 < report["validation"]["overall"] <= report["reach"] <= 1
+    # Blank pictures are another model's input: the answers change.
+    assert report["question_only"]["overall"] != report["validation"]["overall"]
+    names = json.loads((tmp_path / "answers.json").read_text())
+    assert report["answers"] == len(names)
+    always = [vqa_accuracy(names[0], item.answers) for item in data.items]
+    assert report["validation"]["overall"] > sum(always) / len(always) - 0.1
+
+
+def test_the_command(folder, small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(vqa_coco, "towers", lambda image, text: small)
+    given = f"--folder {folder} --out {tmp_path} --dim 8 --at-least 3 --epochs 1 --size 16"
+    main(given.split())
+    report = json.loads(capsys.readouterr().out)
+    assert report["settings"]["at_least"] == 3 and report["settings"]["learning_rate"] == 1e-3
+
+
+@pytest.mark.parametrize("name", ["dim", "at_least", "epochs", "batch_size", "size"])
+def test_bad_settings(name):
+    with pytest.raises(ValueError, match=name):
+        Settings("a", "b", **{name: 0})
+
+
+def test_a_folder_without_the_files(small, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        run(Settings(str(tmp_path), str(tmp_path)), small)
