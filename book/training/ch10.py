@@ -1,12 +1,13 @@
 """Train CLIP from scratch on scenes, and on emoji and clip art with a locked picture tower.
 
-First the scenes: one long run, then short ones that differ from each other in one thing (a text
-tower without order, twins in the batch, half of the combinations held out, more objects, words
-written into the pictures, a ViT). Every test scene holds a combination of colour and shape that no
-training scene has. Then emoji and clip art, English and Chinese, with a locked ImageNet tower and
-with one from scratch; their test sets hold out whole concepts.
+First the scenes: one long run, the same without twins, then short ones that differ from each other
+in one thing (a text tower without order, twins in the batch, half of the combinations held out,
+more objects, words written into the pictures, a ViT). Every test scene holds a combination of
+colour and shape that no training scene has. Then emoji and clip art, English and Chinese, with a
+locked ImageNet tower and with one from scratch; their test sets hold out whole concepts.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +40,7 @@ from mmlib.small_clips import (
 from mmlib.training import TrainConfig, fit, save_weights
 from mmlib.zero_shot import accuracy, class_vectors, few_shot, linear_probe, nearest
 
-MINUTES = 20
+MINUTES = 25
 CHECKPOINTS, RUNS = Path("mmlib/checkpoints"), Path("runs/10_clip")
 CARD = {"command": "make train CHAPTER=10", "seed": 0}
 
@@ -57,15 +58,16 @@ class Variant:
     text: str = "transformer"
     objects: tuple[int, int] = (2, 2)
     holdout: Holdout = scenes.DEFAULT_HOLDOUT
-    twins: str = ""
+    twins: tuple[str, ...] = ()
     written: bool = False
 
 
 VARIANTS = {
-    "cnn": Variant("long run", 800, 256, objects=(1, 2)),
+    "cnn": Variant("long run", 1200, 256, objects=(1, 2), twins=("shape", "place")),
+    "plain": Variant("long run without twins", 800, 256, objects=(1, 2)),
     "two": Variant("short run, two objects"),
     "bag": Variant("short run, bag of words", text="bag"),
-    "twins": Variant("short run, colour twins in the batch", twins="colour"),
+    "twins": Variant("short run, colour twins in the batch", twins=("colour",)),
     "half": Variant("short run, half of the combinations", holdout=scenes.holdout(4)),
     "four": Variant("short run, four objects", objects=(4, 4)),
     "reads": Variant("short run, words written in", objects=(1, 1), written=True),
@@ -74,14 +76,18 @@ VARIANTS = {
 
 
 def scene_batches(variant: Variant) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """New training scenes for every step, each followed by its twin if twins are asked for."""
+    """New training scenes for every step, each followed by its twin if twins are asked for.
+
+    Of several kinds of twins, one scene has the first kind, the next one the second.
+    """
 
     def batch(n: int) -> tuple[Tensor, Tensor]:
         drawn = scenes.sample(
             variant.batch, 1000 + n, split="train", holdout=variant.holdout, objects=variant.objects
         )
         if variant.twins:
-            both = ((scene, exchange(scene, variant.twins)) for scene in drawn)
+            kinds = itertools.cycle(variant.twins)
+            both = ((scene, exchange(scene, next(kinds))) for scene in drawn)
             known = variant.holdout.split
             drawn = [s for pair in both for s in pair if s is not None and known(s) == "train"]
             drawn = drawn[: variant.batch]
