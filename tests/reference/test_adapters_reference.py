@@ -2,13 +2,12 @@
 
 import copy
 
+import peft
 import pytest
 import torch
 from torch import nn
 
 from mmlib.adapters import Adapters
-
-peft = pytest.importorskip("peft")
 
 
 class Small(nn.Module):
