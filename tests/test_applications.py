@@ -413,10 +413,11 @@ def test_pictures_say_which_sentences_matter():
     thing = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     seen = torch.tensor([[0.0, 1.0], [0.1, 1.0], [1.0, 0.4]])
     seen = F.normalize(seen, dim=1)
-    found = summarise(read, thing, seen, sentences=2, pictures=2, redundancy=0.0)
+    options = {"sentences": 2, "pictures": 2, "redundancy": 0.0, "temperature": 0.5}
+    found = summarise(read, thing, seen, **options)
     assert found.sentences == [2, 3]
     assert found.pictures == [0, 1]
-    blind = summarise(read, thing, seen, sentences=2, pictures=2, redundancy=0.0, bridge=0.0)
+    blind = summarise(read, thing, seen, bridge=0.0, **options)
     assert blind.sentences == [0, 1]
 
 
