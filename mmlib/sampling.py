@@ -20,7 +20,7 @@ __all__ = ["draw", "filter_logits", "guide"]
 
 
 def guide(
-    conditional: Float[Tensor, "*shape"], unconditional: Float[Tensor, "*shape"], scale: float | int | int
+    conditional: Float[Tensor, "*shape"], unconditional: Float[Tensor, "*shape"], scale: float | int
 ) -> Float[Tensor, "*shape"]:
     r"""Classifier-free guidance (无分类器引导): away from what is likely without the condition.
 
