@@ -109,6 +109,7 @@ def test_the_weights_are_of_answer_token_and_words_to_regions():
         assert layer.cross_attention.shape == (3, 2, 5, 16)
         torch.testing.assert_close(layer.cross_attention.sum(-1), torch.ones(3, 2, 5))
         assert (layer.self_attention[1, :, 0, 3:] == 0).all()
+        assert (layer.self_attention[..., 0] > 0).all()  # the answer token is read, too
     assert reader()(IDS, KEEP, IMAGES, OF).weights is None
 
 
