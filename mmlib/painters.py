@@ -162,10 +162,10 @@ def paint(
         text: Ids.
         generator: What is drawn from.
         chunk: How many are drawn at a time.
-        options: Of :func:`mmlib.dalle.generate`.
+        options: Of :func:`mmlib.dalle_generate.generate`.
 
     Raises:
-        ValueError: see :func:`mmlib.dalle.generate`.
+        ValueError: see :func:`mmlib.dalle_generate.generate`.
     """
     parts = [generate(model, part, generator, **options) for part in text.split(chunk)]
     return torch.cat([tokenizer().decode(part) for ids in parts for part in ids.split(64)])
