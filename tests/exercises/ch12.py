@@ -1,21 +1,14 @@
-"""Chapter 12's checkers: solutions pass, stubs and typical mistakes are told what is wrong."""
+"""Answers to chapter 12's exercises: right ones, and typical mistakes with words of the message."""
 
-import inspect
 import itertools
-import re
 
-import pytest
 import torch
 
 from mmlib.ctc import ctc_collapse
 from mmlib.data.long_clips import Event, match_events
-from mmlib.exercises import ch12
 from mmlib.metrics.word_errors import word_error_rate
 from mmlib.multimodal import regulate
 from mmlib.packing import document_keep
-
-CHECKERS = {name: value for name, value in inspect.getmembers(ch12) if name.startswith("check_")}
-CHECKERS.pop("check_function")
 
 
 def spread(tokens, durations):
@@ -43,26 +36,6 @@ SOLUTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_solution_passes(name):
-    report = CHECKERS[name](SOLUTIONS[name])
-    assert report, report.message
-    assert report.message
-
-
-def test_every_checker_has_a_solution():
-    assert set(SOLUTIONS) == set(CHECKERS)
-
-
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_unchanged_stub_is_not_solved(name):
-    def stub(*args): ...
-
-    report = CHECKERS[name](stub)
-    assert not report
-    assert "not solved yet" in report.message
-
-
 def merged(path):
     return [label for label, _ in itertools.groupby(path)]
 
@@ -77,7 +50,7 @@ def mean_rate(said, heard):
     return sum(rates) / len(rates)
 
 
-MISTAKES = [
+WRONG = [
     ("check_collapse", lambda p, b: merged([x for x in p if x != b]), "are two labels"),
     ("check_collapse", lambda p, b: [x for x in p if x != b], "repetitions are still there"),
     ("check_collapse", lambda p, b: merged(p), "blanks are still there"),
@@ -113,10 +86,3 @@ MISTAKES = [
         "share 0, not less",
     ),
 ]
-
-
-@pytest.mark.parametrize(("name", "answer", "message"), MISTAKES)
-def test_a_mistake_is_named(name, answer, message):
-    report = CHECKERS[name](answer)
-    assert not report
-    assert re.search(message, report.message), report.message
