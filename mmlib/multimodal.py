@@ -21,13 +21,14 @@ from torch import Tensor, nn
 
 from mmlib.block import LayerCache, LayerWeights, TransformerConfig
 from mmlib.data.batch import MODALITIES, Batch
+from mmlib.durations import regulate
 from mmlib.encoders.mel import LogMelConfig
 from mmlib.encoders.pooling import mean_tokens
-from mmlib.multimodal_embeddings import SoundEmbedding, TubeEmbedding
+from mmlib.multimodal_embeddings import SoundEmbedding, VisualEmbedding
 from mmlib.positions import SinusoidalPositions
 from mmlib.transformer import Decoder, Encoder
 
-__all__ = ["Memory", "MultimodalConfig", "MultimodalDecoding", "MultimodalTransformer"]
+__all__ = ["Memory", "MultimodalConfig", "MultimodalTransformer"]
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class MultimodalConfig:
         heads: Attention heads; must divide ``dim``.
         layers: Blocks of the encoder.
         decoder_layers: Blocks of the decoder.
-        cnn_width: Channels of the convolutional network before pictures and clips.
+        cnn_width: Channels of the convolutional network before pictures and frames.
+        motion_width: Channels of the one that sees motion.
         image_size: Height and width of pictures and frames, a multiple of 8.
-        tube: Frames of a clip that are seen together.
         voices: How many voices the model can speak with.
         step: Log-mel frames that one step of the decoder speaks.
         max_length: Most tokens of one modality, of a text or of a spoken sentence.
@@ -59,8 +60,8 @@ class MultimodalConfig:
     layers: int = 3
     decoder_layers: int = 2
     cnn_width: int = 64
+    motion_width: int = 24
     image_size: int = 32
-    tube: int = 4
     voices: int = 1
     step: int = 4
     max_length: int = 512
@@ -68,7 +69,7 @@ class MultimodalConfig:
     log_mel: LogMelConfig = LogMelConfig()
 
     def __post_init__(self) -> None:
-        for name in ("vocab", "tube", "voices", "step"):
+        for name in ("vocab", "voices", "step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
         if self.image_size < 8 or self.image_size % 8:
@@ -96,12 +97,14 @@ class Memory(NamedTuple):
         keep: Which tokens exist.
         modality: Number of each token's modality in :data:`mmlib.data.batch.MODALITIES`.
         weights: Attention weights of each layer of the encoder, where they were asked for.
+        stems: The tokens before the encoder.
     """
 
     tokens: Float[Tensor, "batch length dim"]
     keep: Bool[Tensor, "batch length"]
     modality: Int[Tensor, " length"]
     weights: list[LayerWeights] | None = None
+    stems: Float[Tensor, "batch length dim"] | None = None
 
     def of(self, name: str) -> "Memory":
         """The tokens of one modality; there may be none.
@@ -116,7 +119,9 @@ class Memory(NamedTuple):
 
     def select(self, rows: Int[Tensor, " new_batch"]) -> "Memory":
         """These rows of the batch, in this order."""
-        return self._replace(tokens=self.tokens[rows], keep=self.keep[rows], weights=None)
+        return self._replace(
+            tokens=self.tokens[rows], keep=self.keep[rows], weights=None, stems=None
+        )
 
 
 class MultimodalTransformer(nn.Module):
@@ -132,8 +137,8 @@ class MultimodalTransformer(nn.Module):
 
     A modality that is missing has no tokens, for one item (its tokens are not attended to) or for
     all; nothing stands in its stead. The vectors :math:`e_m` are those of an embedding table for
-    words, and of :mod:`mmlib.multimodal_embeddings` for the rest. Places are sinusoids, and for
-    pictures and clips a learned vector for each place in the frame besides.
+    words, and of :mod:`mmlib.multimodal_embeddings` for the rest. Places in a text and in time are
+    sinusoids; a learned vector stands for each place in a picture.
 
     Attributes:
         config: Sizes.
@@ -144,7 +149,7 @@ class MultimodalTransformer(nn.Module):
         self.config, dim = config, config.dim
         self.words = nn.Embedding(config.vocab, dim)
         nn.init.normal_(self.words.weight, std=dim**-0.5)
-        self.tubes = TubeEmbedding(dim, config.cnn_width, config.tube)
+        self.visual = VisualEmbedding(dim, config.cnn_width, config.motion_width)
         self.sound = SoundEmbedding(dim, config.log_mel)
         self.modality = nn.Embedding(len(MODALITIES), dim)
         self.places = nn.Parameter(torch.empty((config.image_size // 8) ** 2, dim))
@@ -160,7 +165,7 @@ class MultimodalTransformer(nn.Module):
         self.voices = nn.Embedding(config.voices, dim)
         self.since, self.until = (nn.Linear(dim, dim) for _ in range(2))
         self.frames_head = nn.Linear(dim, config.step * config.log_mel.mels)
-        self.match_head = nn.Linear(dim, dim, bias=False)
+        self.bag_head = nn.Linear(2 * dim, config.vocab)
 
     def embed(
         self, batch: Batch
@@ -186,9 +191,9 @@ class MultimodalTransformer(nn.Module):
 
     def encode(self, batch: Batch, *, return_weights: bool = False) -> Memory:
         """Read whatever the batch holds; raises what :meth:`embed` raises."""
-        x, keep, modality = self.embed(batch)
-        x, weights = self.encoder(x, keep, return_weights=return_weights)
-        return Memory(x, keep, modality, weights)
+        stems, keep, modality = self.embed(batch)
+        x, weights = self.encoder(stems, keep, return_weights=return_weights)
+        return Memory(x, keep, modality, weights, stems)
 
     def write(
         self,
@@ -230,9 +235,23 @@ class MultimodalTransformer(nn.Module):
         heard = memory.of("audio")
         return self.ctc_head(heard.tokens), heard.keep
 
-    def pooled(self, memory: Memory) -> Float[Tensor, "batch dim"]:
-        """One vector of length 1 for all that was read, to search with."""
-        return F.normalize(self.match_head(mean_tokens(memory.tokens, memory.keep)), dim=-1)
+    def bag_logits(self, memory: Memory) -> Float[Tensor, "batch vocab"]:
+        """Which words a text about pictures or clips will hold, by what their stems see.
+
+        Neither encoder nor decoder has a part in it: in training it shows the stems, by the
+        shortest way, what there is to be seen.
+
+        Raises:
+            ValueError: neither pictures nor clips were read, or the memory was selected from.
+        """
+        shown = memory.modality == MODALITIES.index("images")
+        shown |= memory.modality == MODALITIES.index("video")
+        if memory.stems is None or not bool(shown.any()):
+            raise ValueError("memory must be that of pictures or clips, as encode gives it")
+        tokens, keep = memory.stems[:, shown], memory.keep[:, shown]
+        most = tokens.masked_fill(~keep[..., None], -torch.inf).amax(1)
+        most = torch.where(keep.any(1, keepdim=True), most, 0.0)
+        return self.bag_head(torch.cat([most, mean_tokens(tokens, keep)], dim=1))
 
     def log_durations(self, memory: Memory) -> Float[Tensor, "batch tokens"]:
         """Logarithm of 1 + the steps that each token of the text takes to say."""
@@ -294,31 +313,31 @@ class MultimodalTransformer(nn.Module):
         return frames.masked_fill(~keep[..., None], 0.0), keep
 
     def _embed_images(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        tokens = self._embed_tubes(batch.images[:, None])
+        self._check_size(batch.images)
+        tokens = self.visual.pictures(batch.images) + self.places
         return tokens, batch.images_keep[:, None].expand(tokens.shape[:2])
 
     def _embed_video(self, batch: Batch) -> tuple[Tensor, Tensor]:
         video, keep = batch.video, batch.video_keep
+        self._check_size(video)
         # A frame that does not exist is the one before it: nothing moves.
         last = torch.where(keep, torch.arange(keep.shape[1], device=keep.device), 0).cummax(1)[0]
         video = video.gather(1, last[:, :, None, None, None].expand_as(video))
-        tokens = self._embed_tubes(video)
-        keep = keep[:, :: self.config.tube]
-        return tokens, keep.repeat_interleave(len(self.places), dim=1)
-
-    def _embed_tubes(self, video: Tensor) -> Tensor:
-        size = (3, self.config.image_size, self.config.image_size)
-        if tuple(video.shape[2:]) != size or not video.is_floating_point():
-            raise ValueError(
-                f"pictures and frames must be floating point, of shape {size}: "
-                f"got {video.dtype}, {tuple(video.shape[2:])}"
-            )
-        tokens = self.tubes(video)
+        tokens = self.visual.clips(video)
         times = tokens.shape[1]
         if times > self.config.max_length:
-            raise ValueError(f"a clip has at most {self.config.max_length} tubes: got {times}")
-        when = self.positions.table[:times, None].to(tokens.dtype)
-        return (tokens + when + self.places).flatten(1, 2)
+            raise ValueError(f"a clip has at most {self.config.max_length} times: got {times}")
+        tokens = tokens + self.positions.table[:times, None].to(tokens.dtype)
+        keep = keep[:, :: self.visual.stride].repeat_interleave(2, dim=1)
+        return tokens.flatten(1, 2), keep
+
+    def _check_size(self, pictures: Tensor) -> None:
+        size = (3, self.config.image_size, self.config.image_size)
+        if tuple(pictures.shape[-3:]) != size or not pictures.is_floating_point():
+            raise ValueError(
+                f"pictures and frames must be floating point, of shape {size}: "
+                f"got {pictures.dtype}, {tuple(pictures.shape[-3:])}"
+            )
 
     def _embed_text(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.positions(self.config.dim**0.5 * self.words(batch.text)), batch.text_keep
@@ -326,100 +345,3 @@ class MultimodalTransformer(nn.Module):
     def _embed_audio(self, batch: Batch) -> tuple[Tensor, Tensor]:
         tokens, keep = self.sound(batch.audio, batch.audio_keep)
         return self.positions(tokens), keep
-
-
-def regulate(
-    durations: Int[Tensor, "batch tokens"],
-) -> tuple[
-    Int[Tensor, "batch steps"],
-    Int[Tensor, "batch steps"],
-    Int[Tensor, "batch steps"],
-    Bool[Tensor, "batch steps"],
-]:
-    """Spread tokens over time: FastSpeech's length regulator, as indices.
-
-    Args:
-        durations: Steps of each token, at least 0.
-
-    Returns:
-        Of each step: its token, the token's steps before it, those after it, and whether the step
-        exists; where it does not, the numbers are 0.
-
-    >>> [x.tolist() for x in regulate(torch.tensor([[2, 0, 3]]))[:3]]
-    [[[0, 0, 2, 2, 2]], [[0, 1, 0, 1, 2]], [[1, 0, 2, 1, 0]]]
-    """
-    ends = durations.cumsum(1)
-    steps = torch.arange(int(ends[:, -1].max()), device=durations.device)
-    keep = steps < ends[:, -1:]
-    owner = torch.searchsorted(ends, steps.expand(len(ends), -1).contiguous(), right=True)
-    owner = owner.masked_fill(~keep, 0)
-    end = ends.gather(1, owner)
-    since = steps - (end - durations.gather(1, owner))
-    until = end - 1 - steps
-    return owner, since.masked_fill(~keep, 0), until.masked_fill(~keep, 0), keep
-
-
-class MultimodalDecoding:
-    """A :class:`MultimodalTransformer` writing, for :func:`mmlib.decoding.greedy` and beam search.
-
-    Args:
-        model: The model; put it into ``eval()`` first.
-        memory: What it has read.
-    """
-
-    def __init__(self, model: MultimodalTransformer, memory: Memory) -> None:
-        self.model, self.memory = model, memory
-        self.cache = model.decoder.new_cache()
-
-    @property
-    def rows(self) -> int:
-        """Number of sequences that are being written."""
-        return len(self.memory.tokens)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.memory.tokens.device
-
-    @torch.no_grad()
-    def __call__(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
-        """Take one more word for each row and return the logits of the word after it."""
-        logits, _ = self.model.write(self.memory, tokens[:, None], cache=self.cache)
-        return logits[:, -1]
-
-    def select(self, rows: Int[Tensor, " new_rows"]) -> None:
-        """Keep these rows, in this order."""
-        self.memory = self.memory.select(rows)
-        for layer in self.cache:
-            layer.select(rows)
-
-
-def drop_modalities(
-    batch: Batch, probability: float, generator: torch.Generator, names: tuple[str, ...]
-) -> Batch:
-    r"""Modality dropout: let items lose modalities at random, but never all of them.
-
-    Each named modality of each item is dropped with the given probability; an item that would lose
-    all that it has of ``names`` keeps them.
-
-    Args:
-        batch: Items with several modalities.
-        probability: From 0 to 1.
-        generator: Draws who loses what.
-        names: Which modalities may be lost; the batch has them all.
-
-    Raises:
-        ValueError: the probability lies outside [0, 1], or the batch lacks one of ``names``.
-    """
-    if not 0.0 <= probability <= 1.0:
-        raise ValueError(f"probability must lie in [0, 1]: got {probability}")
-    missing = [name for name in names if name not in batch.modalities]
-    if missing or not names:
-        raise ValueError(f"names must be modalities of {batch}: got {names}")
-    lost = torch.rand(len(batch), len(names), generator=generator) < probability
-    lost &= ~lost.all(1, keepdim=True)
-    for column, name in enumerate(names):
-        rows = lost[:, column].nonzero().flatten()
-        if len(rows):
-            batch = batch.without(name, rows)
-    return batch

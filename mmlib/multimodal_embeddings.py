@@ -1,9 +1,14 @@
 r"""Pictures, clips and sounds as tokens that one Transformer can read: chapter 12.
 
+Each modality has a small convolutional stem of its own, which finds what is near in place or in
+time. It is the stems that make a small model learn fast: a Transformer can find an edge, a motion
+or a vowel by itself, but needs many more examples to.
+
 References:
-    Arnab et al., *ViViT: A Video Vision Transformer*, ICCV 2021 (tubes). Radford et al., *Robust
-    Speech Recognition via Large-Scale Weak Supervision*, 2022 (strided convolutions before a
-    Transformer). Liu et al., *Swin Transformer*, ICCV 2021 (merging of neighbouring patches).
+    Simonyan and Zisserman, *Two-Stream Convolutional Networks for Action Recognition in Videos*,
+    NeurIPS 2014 (looks and motion apart). Radford et al., *Robust Speech Recognition via
+    Large-Scale Weak Supervision*, 2022 (strided convolutions before a Transformer). Liu et al.,
+    *Swin Transformer*, ICCV 2021 (merging of neighbouring patches).
 """
 
 import torch
@@ -13,98 +18,154 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mmlib.encoders.mel import LogMelConfig
-from mmlib.encoders.small_cnn import SmallCNN
 from mmlib.encoders.spectrogram import LogMel
 
-__all__ = ["SoundEmbedding", "TubeEmbedding"]
+__all__ = ["SoundEmbedding", "VisualEmbedding"]
 
 
-class TubeEmbedding(nn.Module):
-    r"""Pictures and clips to tokens: a small convolutional network over tubes of a few frames.
+def _convolutions(channels: int, width: int) -> nn.Sequential:
+    """Pictures to maps of a quarter of their height and width.
 
-    Frames that follow each other are one picture of several times as many channels, in which motion
-    is a difference of channels. A single picture is repeated: a clip in which nothing moves.
-    The network's map of :math:`h/4 \times w/4` is merged two by two to
-    :math:`h/8 \cdot w/8` tokens a tube,
+    As :class:`~mmlib.encoders.small_cnn.SmallCNN`, but with group norms: a batch of pictures and
+    one of clips have other statistics, and one model sees both.
+    """
+    layers: list[nn.Module] = []
+    for before, after, kernel in (
+        (channels, width // 2, 4),
+        (width // 2, width, 4),
+        (width, width, 3),
+        (width, width, 3),
+    ):
+        stride = 2 if kernel == 4 else 1
+        layer = nn.Conv2d(before, after, kernel, stride, padding=1, bias=False)
+        layers += [layer, nn.GroupNorm(4, after), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def _pool(maps: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+    """What there is anywhere, and how much of it."""
+    return torch.cat([maps.amax((2, 3)), maps.mean((2, 3))], dim=1)
+
+
+class VisualEmbedding(nn.Module):
+    r"""Pictures to tokens by place, clips to tokens by time.
+
+    With :math:`m` the map of a small convolutional network, a picture gives a token for each
+    :math:`2 \times 2` cells of it,
 
     .. math::
 
-        x_s = \operatorname{norm}(W\,[m_{2i,2j};\, m_{2i,2j+1};\, m_{2i+1,2j};\, m_{2i+1,2j+1}] + b)
+        x_{ij} = \operatorname{norm}(W\,[m_{2i,2j};\, m_{2i,2j+1};\, m_{2i+1,2j};\, m_{2i+1,2j+1}])
 
-    and normalised, to be as loud as the positions and words beside which they will stand.
+    and a clip two tokens for every second frame :math:`t`. One is of its looks, by the same
+    network; the other of its motion: another network sees five frames around it as channels of one
+    picture without colour, in which a motion is a difference of channels:
+
+    .. math::
+
+        x_{t,1} = \operatorname{norm}(U \operatorname{pool}(m(f_t))) + s_1, \qquad
+        x_{t,2} = \operatorname{norm}(V \operatorname{pool}(n(g_{t-2}, \dots, g_{t+2}))) + s_2,
+        \qquad
+        \operatorname{pool}(m) = [\max_{ij} m_{ij};\; \operatorname{mean}_{ij} m_{ij}]
+
+    with :math:`g` the brightest channel of a frame. Looks do not depend on motion, nor motion on
+    looks, so that a shape in a motion that it never had is two things that are known.
 
     Args:
         dim: Width of the tokens.
-        width: Channels of the convolutional network, even.
-        frames: Of a tube.
-        channels: Of a frame.
+        width: Channels of the network for looks, a multiple of 8.
+        motion_width: Channels of the network for motion, a multiple of 8.
+        channels: Of a picture.
 
     Attributes:
-        frames: As given.
+        stride: Frames from one pair of tokens of a clip to the next.
+        window: Frames that are seen together, odd. Beyond the ends nothing moves.
 
     Raises:
-        ValueError: a number below 1, or an odd ``width``.
+        ValueError: a number below 1, or a width that is no multiple of 8.
 
-    >>> TubeEmbedding(16, 8, frames=4)(torch.zeros(2, 8, 3, 32, 32)).shape  # tubes, places
-    torch.Size([2, 2, 16, 16])
+    >>> visual = VisualEmbedding(16, 8, 8)
+    >>> visual.pictures(torch.zeros(2, 3, 32, 32)).shape  # places
+    torch.Size([2, 16, 16])
+    >>> visual.clips(torch.zeros(2, 8, 3, 32, 32)).shape  # times, streams
+    torch.Size([2, 4, 2, 16])
     """
 
-    def __init__(self, dim: int, width: int = 64, frames: int = 4, channels: int = 3) -> None:
+    stride, window = 2, 5
+
+    def __init__(
+        self, dim: int, width: int = 64, motion_width: int = 24, channels: int = 3
+    ) -> None:
         super().__init__()
-        if min(dim, frames) < 1:
-            raise ValueError(f"dim and frames must be at least 1: got {dim} and {frames}")
-        self.frames, self.channels = frames, channels
-        self.cnn = SmallCNN(width, channels=frames * channels)
-        self.projection = nn.Linear(4 * width, dim)
-        self.norm = nn.LayerNorm(dim)
+        if min(dim, channels) < 1:
+            raise ValueError(f"dim and channels must be at least 1: got {dim} and {channels}")
+        for name, value in (("width", width), ("motion_width", motion_width)):
+            if value < 8 or value % 8:
+                raise ValueError(f"{name} must be a multiple of 8: got {value}")
+        self.channels = channels
+        self.looks = _convolutions(channels, width)
+        self.motion = _convolutions(self.window, motion_width)
+        self.places = nn.Linear(4 * width, dim)
+        self.frame, self.move = nn.Linear(2 * width, dim), nn.Linear(2 * motion_width, dim)
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
+        self.streams = nn.Parameter(0.5 * torch.randn(2, dim))
 
-    def forward(
-        self, video: Float[Tensor, "batch frames channels height width"]
-    ) -> Float[Tensor, "batch tubes places dim"]:
-        """Embed clips; a clip of one frame is a picture.
-
-        Args:
-            video: Frames. The last is repeated until the last tube is full, as if nothing moved
-                after it.
+    def pictures(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch places dim"]:
+        """Embed pictures.
 
         Raises:
-            ValueError: a wrong shape, or pictures whose sides are not multiples of 8.
+            ValueError: a wrong shape, or sides that are not multiples of 8.
         """
-        if video.ndim != 5 or video.shape[2] != self.channels or 0 in video.shape:
+        self._check("images", images, 4)
+        merged = rearrange(self.looks(images), "b c (i r) (j s) -> b (i j) (r s c)", r=2, s=2)
+        return self.norms[0](self.places(merged))
+
+    def clips(
+        self, video: Float[Tensor, "batch frames channels height width"]
+    ) -> Float[Tensor, "batch times 2 dim"]:
+        """Embed clips.
+
+        Raises:
+            ValueError: a wrong shape, or sides that are not multiples of 8.
+        """
+        self._check("video", video, 5)
+        looks = self.frame(_pool(self.looks(video[:, :: self.stride].flatten(0, 1))))
+        grey, ends = video.amax(2), self.window // 2
+        grey = torch.cat([grey[:, :1]] * ends + [grey] + [grey[:, -1:]] * ends, dim=1)
+        around = grey.unfold(1, self.window, self.stride)
+        windows = rearrange(around, "b t h w window -> (b t) window h w")
+        motion = self.move(_pool(self.motion(windows)))
+        both = torch.stack([self.norms[1](looks), self.norms[2](motion)], dim=1) + self.streams
+        return both.unflatten(0, (len(video), -1))
+
+    def _check(self, name: str, x: Tensor, axes: int) -> None:
+        if x.ndim != axes or x.shape[-3] != self.channels or 0 in x.shape:
             raise ValueError(
-                f"video must have shape (batch, frames, {self.channels}, height, width), not "
-                f"empty: got {tuple(video.shape)}"
+                f"{name} must have {axes} axes, the third from the end {self.channels} channels, "
+                f"and not be empty: got {tuple(x.shape)}"
             )
-        batch, frames, _, height, width = video.shape
-        missing = -frames % self.frames
-        if height % 8 or width % 8:
-            raise ValueError(f"height and width must be multiples of 8: got {height} × {width}")
-        if missing:
-            video = torch.cat([video, video[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
-        tubes = rearrange(video, "b (tubes t) c h w -> (b tubes) (t c) h w", t=self.frames)
-        tokens = self.cnn(tubes).tokens
-        merged = rearrange(
-            tokens,
-            "(batch tubes) (rows r columns c) dim -> batch tubes (rows columns) (r c dim)",
-            batch=batch,
-            rows=height // 8,
-            r=2,
-            c=2,
-        )
-        return self.norm(self.projection(merged))
+        if x.shape[-2] % 8 or x.shape[-1] % 8:
+            raise ValueError(
+                f"height and width must be multiples of 8: got {x.shape[-2]} × {x.shape[-1]}"
+            )
 
 
 class SoundEmbedding(nn.Module):
-    r"""Waveforms to tokens: log-mel frames, then three convolutions that each halve their number.
+    r"""Waveforms to tokens: log-mel frames, then convolutions that leave one in eight of them.
+
+    From each band its mean over the sound is taken away, and with it much of what tells voices and
+    microphones apart. Three convolutions each halve the number of frames; before the last of them
+    two more, around each of which the sound can pass, hear 0.2 seconds each:
 
     .. math::
 
-        x_0 = \operatorname{logmel}(a), \qquad x_i = \phi(\operatorname{conv}_i(x_{i-1})), \qquad
-        x = \operatorname{norm}(x_3)
+        x_0 = 2\,(\operatorname{logmel}(a) - \overline{\operatorname{logmel}(a)}), \qquad
+        x_i = \operatorname{norm}(\phi(\operatorname{conv}_i(x_{i-1})))
+        \;\text{ or }\; \operatorname{norm}(x_{i-1} + \phi(\operatorname{conv}_i(x_{i-1})))
 
-    as in :class:`~mmlib.encoders.audio.AudioEncoder`, but without its Transformer, and with a token
-    every eight frames: words take longer. What does not exist is zero before each convolution, so
-    that padding changes nothing.
+    What does not exist is zero before each convolution, so that padding changes nothing.
 
     Args:
         dim: Width of the tokens.
@@ -124,11 +185,13 @@ class SoundEmbedding(nn.Module):
     def __init__(self, dim: int, log_mel: LogMelConfig | None = None) -> None:
         super().__init__()
         self.log_mel = LogMel(log_mel)
-        widths = (self.log_mel.config.mels, dim, dim)
+        strides = (2, 2, 1, 1, 2)
+        widths = (self.log_mel.config.mels, *(dim for _ in strides[1:]))
         self.convolutions = nn.ModuleList(
-            nn.Conv1d(width, dim, 3, stride=2, padding=1) for width in widths
+            nn.Conv1d(width, dim, 5, stride, padding=2)
+            for width, stride in zip(widths, strides, strict=True)
         )
-        self.norm = nn.LayerNorm(dim)
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in strides)
 
     def forward(
         self,
@@ -141,7 +204,7 @@ class SoundEmbedding(nn.Module):
     def embed_frames(
         self, features: Float[Tensor, "batch frames mels"], keep: Bool[Tensor, "batch frames"]
     ) -> tuple[Float[Tensor, "batch tokens dim"], Bool[Tensor, "batch tokens"]]:
-        """Embed log-mel frames, which may have been changed, by ``spec_augment`` for example.
+        """Embed log-mel frames.
 
         Raises:
             ValueError: ``features`` do not have the bands of ``log_mel``, or ``keep`` not their
@@ -153,8 +216,15 @@ class SoundEmbedding(nn.Module):
                 f"features must have shape (batch, frames, {mels}) and keep (batch, frames): "
                 f"got {tuple(features.shape)} and {tuple(keep.shape)}"
             )
-        x = features.to(self.convolutions[0].weight.dtype).transpose(1, 2)
-        for convolution in self.convolutions:
-            x = F.gelu(convolution(x.masked_fill(~keep[:, None], 0.0)))
-            keep = keep[:, ::2]
-        return self.norm(x.transpose(1, 2)), keep
+        real = keep[..., None].to(features.dtype)
+        mean = (features * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
+        x = (2 * (features - mean)).to(self.convolutions[0].weight.dtype)
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            found = F.gelu(convolution(x.masked_fill(~keep[..., None], 0.0).transpose(1, 2)))
+            found = found.transpose(1, 2)
+            if convolution.stride == (1,):
+                found = x + found
+            else:
+                keep = keep[:, ::2]
+            x = norm(found)
+        return x, keep

@@ -1,373 +1,35 @@
-r"""What chapter 12's model is taught: eight tasks, one vocabulary, and a lesson of each.
+r"""Chapter 12's losses, one for each kind of lesson, and what a model writes or hears."""
 
-A *lesson* is a batch of one task. Pictures, clips and texts are drawn anew each time; sentences are
-spoken once (:func:`mmlib.data.speech.speak`) and heard again at other speeds, which shifts pitch
-and formants as another voice would (Ko et al., *Audio Augmentation for Speech Recognition*,
-Interspeech 2015).
-"""
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from mmlib.contrastive import info_nce
 from mmlib.ctc import ctc_best_path
-from mmlib.data import scenes
 from mmlib.data.batch import Batch
-from mmlib.data.clip_questions import clip_questions
-from mmlib.data.long_clips import event_text, render_long, sample_long, summary
-from mmlib.data.scenes import Clip, Question, Scene
-from mmlib.data.scenes.draws import Dice
-from mmlib.data.speech import SpeechSet, synthesise
 from mmlib.decoding import greedy
-from mmlib.encoders.spectrogram import LogMel
-from mmlib.encoders.tokenizers import Tokenizer, word_tokenizer
-from mmlib.multimodal import MultimodalConfig, MultimodalDecoding, MultimodalTransformer
-from mmlib.speech_synthesis import frame_loss, word_steps
+from mmlib.multimodal import MultimodalTransformer
+from mmlib.multimodal_decoding import MultimodalDecoding
+from mmlib.multimodal_lessons import Lesson
+from mmlib.multimodal_words import task_id, vocabulary
+from mmlib.speech_synthesis import frame_loss
 
-__all__ = [
-    "ASKED",
-    "TASKS",
-    "WRITTEN",
-    "Lesson",
-    "Lessons",
-    "change_speed",
-    "config",
-    "hear",
-    "lesson_loss",
-    "plain",
-    "sayings",
-    "spoken_texts",
-    "task_id",
-    "vocabulary",
-    "write",
-]
+__all__ = ["fit_of", "hear", "lesson_loss", "write"]
 
-#: Tasks that end in words; each has a token with which the decoder begins.
-WRITTEN = ("caption", "clip", "transcribe", "answer", "events", "summary")
-TASKS = (*WRITTEN, "speak", "match")
-#: Kinds of questions about pictures.
-ASKED = ("exist", "count", "colour", "shape")
-_TEMPERATURE = 0.1
-_SOURCES = (
-    *(" ".join(scenes.vocabulary("en", mode)) for mode in ("canonical", "clip")),
-    " ".join(scenes.ANSWERS),
-    " ".join(map(str, range(25))),
-    "is there a an object ? how many objects are there ? what colour shape is the ?",
-    "which way does move ? how does move ? stop ? what moves hardly does anything for long",
-    *(shape + ("es" if shape.endswith("s") else "s") for shape in scenes.SHAPES),
-)
-
-
-@cache
-def vocabulary() -> Tokenizer:
-    """All words of all tasks, a token each."""
-    return word_tokenizer(_SOURCES)
-
-
-def task_id(task: str) -> int:
-    """The token with which the decoder begins a task.
-
-    Raises:
-        ValueError: no words are written in this task.
-
-    >>> task_id("caption") == vocabulary().vocab_size
-    True
-    """
-    if task not in WRITTEN:
-        raise ValueError(f"task must be one of {', '.join(WRITTEN)}: got {task!r}")
-    return vocabulary().vocab_size + WRITTEN.index(task)
-
-
-def config(**options: int | float) -> MultimodalConfig:
-    """The model's sizes for this vocabulary."""
-    return MultimodalConfig(vocabulary().vocab_size + len(WRITTEN), **options)
-
-
-def plain(text: str) -> str:
-    """What can be heard of a text: its words, without marks.
-
-    >>> plain("is there a red star?")
-    'is there a red star'
-    """
-    return " ".join(word for word in vocabulary().tokenize(text) if word.isalnum())
-
-
-def spoken_texts(count: int, seed: int, split: str) -> list[str]:
-    """Sentences to be spoken: two questions about scenes of one or two objects, then a caption.
-
-    Args:
-        count: How many.
-        seed: Which.
-        split: Of the scenes: test captions hold pairs of colour and shape that no training caption
-            has.
-    """
-    found = []
-    for number, scene in enumerate(scenes.sample(count, seed, split=split, objects=(1, 2))):
-        if number % 3 == 2:
-            found.append(scenes.caption(Scene(scene.objects[:1])))
-        else:
-            asked = scenes.questions(scene, seed + number, ASKED, scenes.DEFAULT_HOLDOUT)
-            found.append(asked[number % len(asked)].text)
-    return found
-
-
-def sayings(texts: Sequence[str], voices: Sequence[str]) -> SpeechSet:
-    """Texts said by some voices in turn, at one rate and one pitch, to learn to speak from.
-
-    Args:
-        texts: What is said.
-        voices: Names of voices.
-
-    Raises:
-        ValueError: no texts or no voices.
-    """
-    if not texts or not voices:
-        raise ValueError(f"texts and voices must not be empty: got {len(texts)} and {len(voices)}")
-    said = [synthesise(text, voices[n % len(voices)]) for n, text in enumerate(texts)]
-    return SpeechSet(
-        samples=torch.cat([(one.waveform * 2**15).to(torch.int16) for one in said]),
-        lengths=torch.tensor([len(one.waveform) for one in said]),
-        texts=tuple(texts),
-        voices=tuple(one.voice for one in said),
-        languages=tuple(one.language for one in said),
-        words=tuple(one.words for one in said),
-        phonemes=tuple(one.phonemes for one in said),
-        rates=tuple(one.rate for one in said),
-        pitches=tuple(one.pitch for one in said),
-    )
-
-
-class Lesson(NamedTuple):
-    """A batch of one task.
-
-    Attributes:
-        task: One of :data:`TASKS`.
-        inputs: What is read; a question may be typed, spoken or both. ``targets`` are the words to
-            write, closed by the end token; for ``"match"``, the captions that the clips are to be
-            found by.
-        steps: For ``"speak"``: how long each token takes.
-        voices: For ``"speak"``: whose voice.
-        frames: For ``"speak"``: log-mel frames to be spoken.
-        frames_keep: Which of them exist.
-    """
-
-    task: str
-    inputs: Batch
-    steps: Int[Tensor, "batch tokens"] | None = None
-    voices: Int[Tensor, " batch"] | None = None
-    frames: Float[Tensor, "batch frames mels"] | None = None
-    frames_keep: Bool[Tensor, "batch frames"] | None = None
-
-
-def _targets(texts: Sequence[str]) -> dict[str, Tensor]:
-    """Words and the end token, without the begin token: the task's stands in its place."""
-    ids, keep = vocabulary().encode(list(texts))
-    return {"targets": ids[:, 1:], "targets_keep": keep[:, 1:]}
-
-
-def _text(texts: Sequence[str]) -> dict[str, Tensor]:
-    ids, keep = vocabulary().encode(list(texts))
-    return {"text": ids, "text_keep": keep}
-
-
-def change_speed(
-    audio: Float[Tensor, "batch samples"], keep: Bool[Tensor, "batch samples"], factor: float
-) -> tuple[Float[Tensor, "batch new_samples"], Bool[Tensor, "batch new_samples"]]:
-    """Play sounds faster (above 1) or slower, and so higher or lower.
-
-    Raises:
-        ValueError: ``factor`` is not above 0.
-    """
-    if not factor > 0.0:
-        raise ValueError(f"factor must be above 0: got {factor}")
-    length = max(1, round(audio.shape[1] / factor))
-    faster = F.interpolate(audio[:, None], length, mode="linear", align_corners=True)[:, 0]
-    counts = (keep.sum(1) / factor).round().clamp(1, length).long()
-    return faster, torch.arange(length, device=audio.device) < counts[:, None]
-
-
-@dataclass
-class Lessons:
-    """Lessons of every task, drawn by number.
-
-    Attributes:
-        split: ``"train"`` or ``"test"``: of scenes, clips and motions. What is spoken has its own.
-        spoken: Sentences of :func:`spoken_texts` to transcribe, and questions to hear.
-        sayings: Sentences of a few voices to be spoken; a model has a number for each voice.
-        speeds: Sounds are played at factors from the first to the second.
-    """
-
-    split: str = "train"
-    spoken: SpeechSet | None = None
-    sayings: SpeechSet | None = None
-    speeds: tuple[float, float] = (1.0, 1.0)
-    _sounding: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False)
-    _lengths: list[int] = field(default_factory=list, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.spoken is not None:
-            for row, text in enumerate(self.spoken.texts):
-                self._sounding.setdefault(text, []).append(row)
-            self._lengths = self.spoken.lengths.argsort().tolist()
-
-    @property
-    def voices(self) -> tuple[str, ...]:
-        """Names of the voices of ``sayings``, in the order of their numbers."""
-        return tuple(sorted(set(self.sayings.voices))) if self.sayings is not None else ()
-
-    def __call__(self, task: str, number: int, count: int = 32) -> Lesson:
-        """A lesson.
-
-        Args:
-            task: One of :data:`TASKS`, but instead of ``"answer"`` one of ``"ask"`` (a picture and
-                a typed question), ``"listen"`` (a spoken one), ``"both"`` (the same question typed
-                and spoken) and ``"ask clip"``.
-            number: Which lesson of the task.
-            count: How many items.
-
-        Raises:
-            ValueError: there is no such task, or it needs speech that was not given.
-        """
-        makers: dict[str, Callable[[int, int], Lesson]] = {
-            "caption": self._caption,
-            "clip": self._clip,
-            "transcribe": self._transcribe,
-            "ask": self._ask,
-            "listen": lambda number, count: self._ask(number, count, typed=False, spoken=True),
-            "both": lambda number, count: self._ask(number, count, spoken=True),
-            "ask clip": self._ask_clip,
-            "events": self._events,
-            "summary": self._summary,
-            "speak": self._speak,
-            "match": self._match,
-        }
-        if task not in makers:
-            raise ValueError(f"task must be one of {', '.join(makers)}: got {task!r}")
-        needed = {"speak": "sayings"} | dict.fromkeys(("transcribe", "listen", "both"), "spoken")
-        needed = needed.get(task)
-        if needed and getattr(self, needed) is None:
-            raise ValueError(f"{needed} must be given for {task!r}: got None")
-        return makers[task](number, count)
-
-    def asked(self, number: int, count: int, spoken: bool) -> list[tuple[Scene, Question]]:
-        """Scenes with a question each; if ``spoken``, one that someone says in ``spoken``."""
-        found: list[tuple[Scene, Question]] = []
-        for turn in range(200):
-            seed = 1_000_000 + 1009 * number + turn
-            for at, scene in enumerate(
-                scenes.sample(count, seed, split=self.split, objects=(1, 2))
-            ):
-                all_asked = scenes.questions(scene, seed + at, ASKED, scenes.DEFAULT_HOLDOUT)
-                kept = [q for q in all_asked if not spoken or q.text in self._sounding]
-                if kept:
-                    found.append((scene, kept[Dice(seed, at).below(len(kept))]))
-                if len(found) == count:
-                    return found
-        raise ValueError(f"spoken must hold questions about scenes: got {self.spoken}")
-
-    def _sound(self, rows: Sequence[int], number: int) -> dict[str, Tensor]:
-        audio, keep = self.spoken.padded(rows)
-        low, high = self.speeds
-        if low != high:
-            share = Dice(number, 0x5FEED).below(1001) / 1000
-            audio, keep = change_speed(audio, keep, low + (high - low) * share)
-        return {"audio": audio, "audio_keep": keep}
-
-    def _caption(self, number: int, count: int) -> Lesson:
-        drawn = scenes.sample(count, 1000 + number, split=self.split, objects=(1, 2))
-        texts = [scenes.caption(scene) for scene in drawn]
-        return Lesson("caption", Batch(images=scenes.render(drawn, 32), **_targets(texts)))
-
-    def _clips(self, number: int, count: int) -> tuple[list[Clip], Tensor]:
-        drawn = scenes.sample_clips(count, 2000 + number, split=self.split, objects=(1, 1))
-        return drawn, scenes.render_clip(drawn)
-
-    def _clip(self, number: int, count: int) -> Lesson:
-        drawn, video = self._clips(number, count)
-        texts = [scenes.clip_caption(clip) for clip in drawn]
-        return Lesson("clip", Batch(video=video, **_targets(texts)))
-
-    def _match(self, number: int, count: int) -> Lesson:
-        return Lesson("match", self._clip(number + 500_000, count).inputs)
-
-    def _ask(self, number: int, count: int, typed: bool = True, spoken: bool = False) -> Lesson:
-        pairs = self.asked(number, count, spoken)
-        question: dict[str, Tensor] = {}
-        if spoken:
-            rows = []
-            for at, (_, asked) in enumerate(pairs):
-                choice = self._sounding[asked.text]
-                rows.append(choice[Dice(number, 0x11, at).below(len(choice))])
-            question |= self._sound(rows, number)
-        if typed:
-            question |= _text([asked.text for _, asked in pairs])
-        images = scenes.render([scene for scene, _ in pairs], 32)
-        answers = _targets([asked.answer for _, asked in pairs])
-        return Lesson("answer", Batch(images=images, **question, **answers))
-
-    def _ask_clip(self, number: int, count: int) -> Lesson:
-        drawn, video = self._clips(number + 700_000, count)
-        asked = []
-        for at, clip in enumerate(drawn):
-            found = clip_questions(clip, number + at)
-            asked.append(found[Dice(number, 0x12, at).below(len(found))])
-        text, answers = _text([q.text for q in asked]), _targets([q.answer for q in asked])
-        return Lesson("answer", Batch(video=video, **text, **answers))
-
-    def _events(self, number: int, count: int, task: str = "events") -> Lesson:
-        drawn = sample_long(count, 3000 + number, split=self.split)
-        texts = [(event_text if task == "events" else summary)(clip) for clip in drawn]
-        return Lesson(task, Batch(video=render_long(drawn), **_targets(texts)))
-
-    def _summary(self, number: int, count: int) -> Lesson:
-        return self._events(number + 500_000, count, "summary")
-
-    def _transcribe(self, number: int, count: int) -> Lesson:
-        # Neighbours in length share a batch: less of it is padding.
-        dice = Dice(number, 0x7A)
-        size = min(len(self._lengths), 2 * count)
-        start = dice.below(len(self._lengths) - size + 1)
-        rows = dice.shuffled(self._lengths[start : start + size])[:count]
-        texts = [plain(self.spoken.texts[row]) for row in rows]
-        return Lesson("transcribe", Batch(**self._sound(rows, number), **_targets(texts)))
-
-    def _speak(self, number: int, count: int) -> Lesson:
-        dice = Dice(number, 0x5A)
-        rows = [dice.below(len(self.sayings)) for _ in range(count)]
-        return self.saying(rows)
-
-    def saying(self, rows: Sequence[int]) -> Lesson:
-        """The lesson of speaking some of ``sayings``."""
-        log_mel, step = _log_mel(), config().step
-        frames, frames_keep = log_mel(*self.sayings.padded(rows))
-        text = _text([plain(self.sayings.texts[row]) for row in rows])
-        steps = torch.zeros_like(text["text"])
-        for at, row in enumerate(rows):
-            said = self.sayings.texts[row]
-            timed = word_steps(said, self.sayings.words[row], int(frames_keep[at].sum()), step)
-            steps[at, : len(timed)] = torch.tensor(timed)
-        voices = torch.tensor([self.voices.index(self.sayings.voices[row]) for row in rows])
-        return Lesson("speak", Batch(**text), steps, voices, frames, frames_keep)
-
-
-@cache
-def _log_mel() -> LogMel:
-    return LogMel(config().log_mel)
+_TOLD = ("caption", "clip", "summary")
 
 
 def lesson_loss(model: MultimodalTransformer, lesson: Lesson) -> Tensor:
     r"""The loss of a lesson, a mean.
 
-    Words: cross-entropy in nats a word; sound that is written down has half of CTC's loss in nats a
-    word beside it. Speech: the mean absolute error of the frames, and of the log durations.
-    Matching: InfoNCE between clips and captions, in which equal captions are no negatives.
+    Words: cross-entropy in nats a word. Sound that is written down has half of CTC's loss in nats a
+    word beside it and, where the lesson tells which word is said when, half of the cross-entropy
+    of the same head in nats a token of sound. Speech: the mean absolute error of the frames, and of
+    the log durations. Captions and summaries: four times the divergence of what the stems alone say
+    of the words (:meth:`~mmlib.multimodal.MultimodalTransformer.bag_logits`) from those of the
+    text.
 
     Raises:
         ValueError: the lesson lacks what its task needs.
@@ -376,16 +38,12 @@ def lesson_loss(model: MultimodalTransformer, lesson: Lesson) -> Tensor:
     if task == "speak":
         return _speak_loss(model, lesson)
     words, real = inputs.targets, inputs.targets_keep
-    if task == "match":
-        clips = model.pooled(model.encode(Batch(video=inputs.video)))
-        texts = model.pooled(model.encode(Batch(text=words, text_keep=real)))
-        same = (words.masked_fill(~real, 0)[:, None] == words.masked_fill(~real, 0)).all(2)
-        scores = [clips.float(), texts.float()], [texts.float(), clips.float()]
-        return sum(info_nce(*pair, 1 / _TEMPERATURE, positives=same) for pair in scores) / 2
     memory = model.encode(inputs)
     begin = torch.full_like(words[:, :1], task_id(task))
     logits, _ = model.write(memory, torch.cat([begin, words[:, :-1]], dim=1))
     loss = F.cross_entropy(logits[real].float(), words[real])
+    if task in _TOLD:
+        loss = loss + 4.0 * _bag_loss(model.bag_logits(memory).float(), words, real)
     if task == "transcribe":
         heard, exists = model.ctc_logits(memory)
         said = real.sum(1) - 1  # without the end token
@@ -398,7 +56,17 @@ def lesson_loss(model: MultimodalTransformer, lesson: Lesson) -> Tensor:
             zero_infinity=True,
         )
         loss = loss + 0.5 * each.sum() / said.sum()
+        if lesson.aligned is not None:
+            loss = loss + 0.5 * F.cross_entropy(heard[exists].float(), lesson.aligned[exists])
     return loss
+
+
+def _bag_loss(logits: Tensor, words: Tensor, real: Tensor) -> Tensor:
+    """Divergence from the words of the text, each of which weighs the same."""
+    real = real & (words != vocabulary().end_id)
+    bag = torch.zeros_like(logits).scatter(1, words.where(real, 0), 1.0)
+    bag[:, 0] = 0.0
+    return F.kl_div(logits.log_softmax(1), bag / bag.sum(1, keepdim=True), reduction="batchmean")
 
 
 def _speak_loss(model: MultimodalTransformer, lesson: Lesson) -> Tensor:
@@ -425,6 +93,31 @@ def write(
     end = vocabulary().end_id
     found = greedy(step, begin=task_id(task), end=end, max_length=max_length)
     return _join(found.best())
+
+
+@torch.no_grad()
+def fit_of(
+    model: MultimodalTransformer, task: str, inputs: Batch, texts: Sequence[str]
+) -> Float[Tensor, "batch texts"]:
+    r"""How well each text fits each item: :math:`\log p(\text{text} \mid \text{item})`.
+
+    A model that writes can search, too. It has to read every item with every text, where a
+    contrastive one (:mod:`mmlib.clip`) compares two vectors.
+
+    Raises:
+        ValueError: no words are written in this task, or there are no texts.
+    """
+    if not texts:
+        raise ValueError("texts must not be empty")
+    ids, keep = vocabulary().encode(list(texts))
+    begun = torch.cat([torch.full_like(ids[:, :1], task_id(task)), ids[:, 1:-1]], dim=1)
+    memory = model.encode(inputs)
+    found = []
+    for item in range(len(inputs)):
+        same = memory.select(torch.full((len(texts),), item))
+        told = model.write(same, begun)[0].log_softmax(2).gather(2, ids[:, 1:, None])[..., 0]
+        found.append(told.masked_fill(~keep[:, 1:], 0.0).sum(1))
+    return torch.stack(found)
 
 
 @torch.no_grad()

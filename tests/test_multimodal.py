@@ -7,20 +7,23 @@ import torch
 
 from mmlib.data.batch import MODALITIES, Batch
 from mmlib.decoding import beam_search, greedy
+from mmlib.durations import regulate
 from mmlib.encoders.mel import LogMelConfig
-from mmlib.multimodal import (
-    Memory,
-    MultimodalConfig,
-    MultimodalDecoding,
-    MultimodalTransformer,
-    drop_modalities,
-    regulate,
-)
-from mmlib.multimodal_embeddings import SoundEmbedding, TubeEmbedding
+from mmlib.modality_dropout import drop_modalities
+from mmlib.multimodal import Memory, MultimodalConfig, MultimodalTransformer
+from mmlib.multimodal_decoding import MultimodalDecoding
+from mmlib.multimodal_embeddings import SoundEmbedding, VisualEmbedding
 from mmlib.training import load_weights, save_weights
 
 CONFIG = MultimodalConfig(
-    20, dim=16, heads=2, layers=2, cnn_width=8, voices=3, log_mel=LogMelConfig(mels=20)
+    20,
+    dim=16,
+    heads=2,
+    layers=2,
+    cnn_width=8,
+    motion_width=8,
+    voices=3,
+    log_mel=LogMelConfig(mels=20),
 )
 
 
@@ -59,11 +62,11 @@ def close(found, expected, tolerance=2e-5):
 
 def test_tokens_stand_in_the_order_of_the_modalities():
     memory = make().encode(batch())
-    sizes = {"images": 16, "text": 5, "audio": 3, "video": 32}  # 20 frames of sound; 2 tubes
+    sizes = {"images": 16, "text": 5, "audio": 3, "video": 6}  # 20 frames of sound; 6 of a clip
     assert memory.modality.tolist() == [
         number for number, name in enumerate(MODALITIES) for _ in range(sizes[name])
     ]
-    assert memory.tokens.shape == (2, 56, 16)
+    assert memory.tokens.shape == (2, 30, 16)
     assert memory.keep.all()
     for name, size in sizes.items():
         assert memory.of(name).tokens.shape == (2, size, 16)
@@ -133,17 +136,43 @@ def test_every_modality_reaches_the_words():
         assert gradient[1].abs().max() == 0  # the other item
 
 
-def test_a_picture_is_a_clip_in_which_nothing_moves():
-    model, picture = make(), only("images").images
-    still = picture[:, None].expand(-1, 4, -1, -1, -1)
-    close(model.tubes(picture[:, None]), model.tubes(still))
+def test_places_of_a_picture_are_merged_two_by_two():
+    """What is drawn in the lower right corner is seen by the last token first of all."""
+    visual, picture = make().visual, only("images").images.requires_grad_()
+    for place, rows, columns in ((0, slice(0, 8), slice(0, 8)), (7, slice(8, 16), slice(24, 32))):
+        [gradient] = torch.autograd.grad(visual.pictures(picture)[0, place].square().sum(), picture)
+        inside = gradient[0, :, rows, columns].abs().mean()
+        assert inside > 2 * gradient[0].abs().mean()
+        assert gradient[1].abs().max() == 0
 
 
-def test_a_clip_of_any_length_fills_its_last_tube_with_its_last_frame():
-    tubes, video = make().tubes, only("video").video
-    filled = torch.cat([video, video[:, -1:], video[:, -1:]], dim=1)
-    close(tubes(video), tubes(filled))
-    assert tubes(video).shape == (2, 2, 16, 16)
+def test_looks_are_of_one_frame_and_motion_is_of_five():
+    """Motion knows the brightest channel of a frame, and no colour."""
+    visual = make().visual
+    video = torch.rand(1, 12, 3, 32, 32).requires_grad_()
+    tokens = visual.clips(video)
+    assert tokens.shape == (1, 6, 2, 16)
+    for stream, wanted in ((0, {6}), (1, {4, 5, 6, 7, 8})):
+        value = tokens[0, 3, stream].square().sum()
+        [gradient] = torch.autograd.grad(value, video, retain_graph=True)
+        seen = gradient[0].abs().amax((1, 2, 3)) > 0
+        assert set(seen.nonzero().flatten().tolist()) == wanted
+    brightest = video.amax(2, keepdim=True)
+    darker = torch.where(video < brightest, 0.5 * video, video).detach()
+    other = visual.clips(darker)
+    close(other[:, :, 1], tokens[:, :, 1].detach())
+    assert (other[:, :, 0] - tokens[:, :, 0]).abs().max() > 0.01
+
+
+def test_motion_is_told_from_its_reverse_rather_than_by_its_place():
+    visual, clips = make().visual, torch.zeros(2, 8, 3, 32, 32)
+    for frame in range(8):
+        clips[0, frame, 1, 12:16, 8 + frame : 12 + frame] = 1.0
+        clips[1, frame, 1, 16:20, 12 + frame : 16 + frame] = 1.0
+    here, there = visual.clips(clips)[:, :, 1]
+    back = visual.clips(clips.flip(1))[0, :, 1]
+    # Not nothing: the network sees the picture's edge, too.
+    assert (here - there).abs().mean() < 0.6 * (here - back).abs().mean()
 
 
 def test_attention_weights_are_returned_and_change_nothing():
@@ -151,9 +180,9 @@ def test_attention_weights_are_returned_and_change_nothing():
     memory = model.encode(full, return_weights=True)
     close(memory.tokens, model.encode(full).tokens)
     assert len(memory.weights) == 2
-    assert memory.weights[0].self_attention.shape == (2, 2, 56, 56)
+    assert memory.weights[0].self_attention.shape == (2, 2, 30, 30)
     _, weights = model.write(memory, torch.tensor([[4], [4]]), return_weights=True)
-    assert weights[-1].cross_attention.shape == (2, 2, 1, 56)
+    assert weights[-1].cross_attention.shape == (2, 2, 1, 30)
 
 
 # ---- writing
@@ -200,10 +229,22 @@ def test_ctc_logits_are_of_the_sound_alone():
     assert logits.shape == (2, 0, 20)
 
 
-def test_pooled_vectors_have_length_one():
-    model = make()
-    lengths = model.pooled(model.encode(batch())).norm(dim=1)
-    close(lengths, torch.ones(2))
+def test_the_bag_is_read_off_the_stems_by_hand():
+    model, full = make(), batch()
+    memory = model.encode(full)
+    tokens, _, kinds = model.embed(full)
+    shown = tokens[:, (kinds == 0) | (kinds == 3)]
+    expected = model.bag_head(torch.cat([shown.amax(1), shown.mean(1)], dim=1))
+    close(model.bag_logits(memory), expected)
+    lacking = model.encode(full.without("video", [0]))
+    close(model.bag_logits(lacking)[1], expected[1])
+    pictures = model.encode(Batch(images=full.images))
+    close(model.bag_logits(lacking)[0], model.bag_logits(pictures)[0])
+    assert (
+        model.bag_logits(model.encode(full.without("video", [0]).without("images", [0])))
+        .isfinite()
+        .all()
+    )
 
 
 # ---- speaking
@@ -311,7 +352,6 @@ def test_weights_are_kept(tmp_path):
         ({"vocab": 0}, "vocab must be at least 1"),
         ({"voices": 0}, "voices must be at least 1"),
         ({"step": 0}, "step must be at least 1"),
-        ({"tube": 0}, "tube must be at least 1"),
         ({"image_size": 20}, "image_size must be a multiple of 8"),
         ({"dim": 15}, "dim must be even"),
         ({"heads": 3}, "heads must divide dim"),
@@ -344,6 +384,12 @@ def words():
             "floating point",
         ),
         (lambda m: words().of("smell"), ValueError, "name must be one of"),
+        (lambda m: m.bag_logits(words()), ValueError, "must be that of pictures or clips"),
+        (
+            lambda m: m.bag_logits(m.encode(only("video")).of("video")),
+            ValueError,
+            "as encode gives it",
+        ),
         (
             lambda m: m.speak(words(), torch.ones(2, 4).long(), torch.zeros(2).long()),
             ValueError,
@@ -372,7 +418,7 @@ def words():
         (
             lambda m: m.encode(Batch(video=torch.zeros(1, 2052, 3, 32, 32))),
             ValueError,
-            "at most 512 tubes",
+            "at most 512 times",
         ),
         (
             lambda m: drop_modalities(batch(), 1.5, torch.Generator(), ("text",)),
@@ -394,11 +440,13 @@ def test_bad_input(call, error, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: TubeEmbedding(0), "dim and frames must be at least 1"),
-        (lambda: TubeEmbedding(4, frames=0), "dim and frames must be at least 1"),
-        (lambda: TubeEmbedding(4, 7), "dim must be a positive even number|even"),
-        (lambda: forward(TubeEmbedding(4, 8), torch.zeros(1, 2, 3, 20, 32)), "multiples of 8"),
-        (lambda: forward(TubeEmbedding(4, 8), torch.zeros(1, 2, 4, 32, 32)), "video must have"),
+        (lambda: VisualEmbedding(0), "dim and channels must be at least 1"),
+        (lambda: VisualEmbedding(4, 12), "width must be a multiple of 8"),
+        (lambda: VisualEmbedding(4, 8, 0), "motion_width must be a multiple of 8"),
+        (lambda: see("clips", torch.zeros(1, 2, 3, 20, 32)), "multiples of 8"),
+        (lambda: see("clips", torch.zeros(1, 2, 4, 32, 32)), "video must have"),
+        (lambda: see("pictures", torch.zeros(1, 3, 32, 30)), "multiples of 8"),
+        (lambda: see("pictures", torch.zeros(1, 2, 3, 32, 32)), "images must have"),
         (
             lambda: inspect.unwrap(SoundEmbedding.embed_frames)(
                 SoundEmbedding(4), torch.zeros(1, 8, 7), torch.ones(1, 8).bool()
@@ -412,8 +460,8 @@ def test_bad_embeddings(call, message):
         call()
 
 
-def forward(module, *inputs):
-    return inspect.unwrap(type(module).forward)(module, *inputs)
+def see(name, value):
+    return inspect.unwrap(getattr(VisualEmbedding, name))(VisualEmbedding(4, 8, 8), value)
 
 
 def test_memory_selects_rows():

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from mmlib.data.speech import Span, synthesise
+from mmlib.durations import word_starts, word_steps
 from mmlib.encoders.mel import LogMelConfig
 from mmlib.encoders.spectrogram import LogMel
 from mmlib.multimodal import MultimodalConfig, MultimodalTransformer
-from mmlib.speech_synthesis import frame_loss, say, vocode, word_starts, word_steps
+from mmlib.speech_synthesis import frame_loss, say, vocode
 
 TEXT = "a small red star in the top left"
 
@@ -72,7 +73,7 @@ def test_the_vocoder_nearly_undoes_the_spectrogram():
 
 def test_a_model_speaks_for_as_long_as_it_thinks():
     config = MultimodalConfig(
-        12, dim=16, heads=2, layers=1, decoder_layers=1, cnn_width=8, log_mel=LogMelConfig(mels=20)
+        12, dim=16, heads=2, layers=1, decoder_layers=1, log_mel=LogMelConfig(mels=20)
     )
     model = MultimodalTransformer(config).eval()
     with torch.no_grad():

@@ -1,12 +1,17 @@
-"""Train one Transformer on eight tasks over pictures, text, sound and clips, and one on each.
+"""Train one Transformer on many tasks over pictures, text, sound and clips, and one on each.
 
 The joint model meets a lesson of one task at each step (:data:`ROUND`). Beside it stand models of
-the same size that meet one task alone, as often as the joint one does; a model that sees one frame
-of each clip; and the joint model after some more lessons in which no modality is ever missing.
-Test scenes hold combinations of colour and shape, test clips of shape and heading, and test
-sentences voices, that training has not.
+the same size that meet one task alone, as often as the joint one does; one that is not told which
+word is said when; one that sees one frame of each clip; and the joint model after some more lessons
+in which no modality is ever missing. Test scenes hold combinations of colour and shape, test clips
+of shape and heading, and test sentences voices, that training has not.
+
+Each training run keeps its state in ``runs/12_multimodal``. A run that is complete is loaded, not
+repeated, so that a measure can be taken again in little time.
 """
 
+import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -22,19 +27,11 @@ from mmlib.data.long_clips import match_events, parse_events, render_long, sampl
 from mmlib.data.speech import SpeechSet
 from mmlib.metrics.retrieval import hit_rate, ranks
 from mmlib.metrics.word_errors import word_error_rate
-from mmlib.multimodal import MultimodalTransformer, drop_modalities
-from mmlib.multimodal_tasks import (
-    Lesson,
-    Lessons,
-    config,
-    hear,
-    lesson_loss,
-    plain,
-    sayings,
-    spoken_texts,
-    vocabulary,
-    write,
-)
+from mmlib.modality_dropout import drop_modalities
+from mmlib.multimodal import MultimodalTransformer
+from mmlib.multimodal_lessons import Lesson, Lessons, sayings, spoken_texts
+from mmlib.multimodal_tasks import fit_of, hear, lesson_loss, write
+from mmlib.multimodal_words import config, plain, vocabulary
 from mmlib.speech_synthesis import say, vocode
 from mmlib.training import TrainConfig, fit, save_weights
 
@@ -43,22 +40,26 @@ CHECKPOINTS, RUNS = Path("mmlib/checkpoints"), Path("runs/12_multimodal")
 CARD = {"command": "make train CHAPTER=12", "seed": 0}
 #: Lessons of one round; the joint run goes round again and again.
 ROUND = (
-    *("clip", "transcribe", "both", "caption", "transcribe", "ask clip", "clip", "speak"),
-    *("both", "transcribe", "events", "match", "caption", "transcribe", "summary", "both"),
+    *("clip", "transcribe", "both", "speak", "ask clip", "listen", "clip", "transcribe"),
+    *("caption", "events", "both", "caption", "clip", "transcribe", "speak", "summary"),
 )
-ROUNDS, BATCH, TUNE = 250, 32, 150
+ROUNDS, TUNE = 120, 60
+#: Items of a lesson; 32 where nothing is said.
+BATCH = {"clip": 64, "caption": 64, "ask clip": 48, "events": 16, "summary": 16, "speak": 24}
 VOICES = ("f3", "m3")
-SIZES = {"spoken": 1500, "sayings": 360, "test": 240}
-#: What a single-task model is trained on, and how its run is called.
-SINGLES = {"clip": "clip", "transcribe": "transcribe", "both": "answer"}
+SIZES = {"spoken": 3000, "sayings": 360, "test": 240}
+#: Lessons of the models of one task.
+SINGLES = {"clip": ("clip",), "transcribe": ("transcribe",), "answer": ("both", "listen", "both")}
 
 
 @cache
 def heard(split: str) -> SpeechSet:
     """Sentences by the voices of a split."""
     count = SIZES["spoken" if split == "train" else "test"]
-    texts = spoken_texts(count, 11 if split == "train" else 12, split)
-    return speech.speak(texts, split, seed=13 if split == "train" else 14)
+    if split == "train":
+        texts = spoken_texts(count, 11, split)
+        return speech.speak(texts, split, seed=13, rate=(110, 220), pitch=(10, 90))
+    return speech.speak(spoken_texts(count, 12, split), split, seed=14)
 
 
 @cache
@@ -69,7 +70,9 @@ def lessons(split: str) -> Lessons:
     return Lessons(split, heard(split), own, (0.85, 1.15) if train else (1.0, 1.0))
 
 
-def lesson(task: str, number: int, drop: float = 0.5, frame: int | None = None) -> Lesson:
+def lesson(
+    task: str, number: int, drop: float = 0.5, frame: int | None = None, aligned: bool = True
+) -> Lesson:
     """A training lesson, with modality dropout where a question is both typed and spoken.
 
     Args:
@@ -77,8 +80,11 @@ def lesson(task: str, number: int, drop: float = 0.5, frame: int | None = None) 
         number: Which.
         drop: Probability that a question is not typed, or not spoken.
         frame: Show this frame of clips alone.
+        aligned: Tell which word is said when.
     """
-    found = lessons("train")(task, number, BATCH)
+    found = lessons("train")(task, number, BATCH.get(task, 32))
+    if not aligned:
+        found = found._replace(aligned=None)
     inputs = found.inputs
     if task == "both" and drop:
         generator = torch.Generator().manual_seed(number)
@@ -95,24 +101,34 @@ def one_frame(inputs: Batch, frame: int | None) -> Batch:
 
 
 def train(
-    make: Callable[[int], Lesson], steps: int, start: dict | None = None, name: str | None = None
+    name: str, make: Callable[[int], Lesson], steps: int, start: dict | None = None
 ) -> MultimodalTransformer:
-    """Train a model of the one size; from given weights, or from scratch."""
+    """Train a model of the one size, from given weights or from scratch, or load it."""
     torch.manual_seed(0)
-    model = MultimodalTransformer(config(voices=len(VOICES), dropout=0.1))
+    model = MultimodalTransformer(config(voices=len(VOICES), dropout=0.05))
     if start is not None:
         model.load_state_dict(start)
     settings = TrainConfig(
         steps,
-        learning_rate=1.5e-3 if start is None else 3e-4,
+        learning_rate=3e-3 if start is None else 3e-4,
         warmup=max(1, steps // 20),
         weight_decay=0.05,
-        precision="auto",
+        precision="bf16",
         progress=False,
-        checkpoint_every=400 if name else 0,
+        checkpoint_every=100,
     )
-    path = RUNS / name if name else None
-    fit(model, lesson_loss, make, settings, checkpoint=path, resume=path is not None)
+    began, seen = time.time(), defaultdict(list)
+
+    def loss(model: MultimodalTransformer, lesson: Lesson) -> Tensor:
+        found = lesson_loss(model, lesson)
+        seen[lesson.task].append(found.item())
+        if sum(map(len, seen.values())) == 160:
+            means = (f"{task} {sum(x) / len(x):.3f}" for task, x in sorted(seen.items()))
+            print(f"{name}, {time.time() - began:.0f} s: {', '.join(means)}", flush=True)
+            seen.clear()
+        return found
+
+    fit(model, loss, make, settings, checkpoint=RUNS / name, resume=True)
     return model.eval()
 
 
@@ -217,11 +233,8 @@ def mark_pictures(model: MultimodalTransformer) -> None:
     for clip in scenes.sample_clips(1200, 43, split="test", objects=(1, 1)):
         chosen.setdefault(scenes.clip_caption(clip), clip)
     texts, clips = list(chosen)[:300], list(chosen.values())[:300]
-    ids, keep = vocabulary().encode(texts)
-    with torch.no_grad():
-        words = model.pooled(model.encode(Batch(text=ids[:, 1:], text_keep=keep[:, 1:])))
-        seen = model.pooled(model.encode(Batch(video=scenes.render_clip(clips))))
-    found = ranks(words @ seen.T, torch.eye(len(texts), dtype=torch.bool))
+    scores = fit_of(model, "clip", Batch(video=scenes.render_clip(clips)), texts)
+    found = ranks(scores.T, torch.eye(len(texts), dtype=torch.bool))
     for k in (1, 10):
         note(f"joint_find_{k}", hit_rate(found, k), f"R@{k} of 300 clips by text", baseline=k / 300)
 
@@ -265,15 +278,21 @@ def mark_synthesis(model: MultimodalTransformer) -> None:
         note(f"synthesis_{kind}", rate, f"word error rate of the recogniser: {kind}", 0.05)
 
 
+def turn(tasks: tuple[str, ...], **options: float) -> Callable[[int], Lesson]:
+    """Lessons of these tasks in turn, each with its own numbers."""
+
+    def make(n: int) -> Lesson:
+        turns, at = divmod(n, len(tasks))
+        number = turns * tasks.count(tasks[at]) + tasks[:at].count(tasks[at])
+        return lesson(tasks[at], number, **options)
+
+    return make
+
+
 def main() -> None:
     """Train and measure every model; keep the weights of the joint one."""
     steps = ROUNDS * len(ROUND)
-
-    def joint(n: int) -> Lesson:
-        turn, at = divmod(n, len(ROUND))
-        return lesson(ROUND[at], turn * ROUND.count(ROUND[at]) + ROUND[:at].count(ROUND[at]))
-
-    model = train(joint, steps, name="joint")
+    model = train("joint", turn(ROUND), steps)
     card = CARD | {"data": "scenes, clips and synthetic speech, split train", "steps": steps}
     save_weights(model, CHECKPOINTS / "12_multimodal.safetensors", card, dtype=torch.bfloat16)
     mark_speech(model, "joint", "joint")
@@ -282,15 +301,20 @@ def main() -> None:
     mark_pictures(model)
     mark_long(model)
     mark_synthesis(model)
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    always = train(lambda n: lesson("both", 90_000 + n, drop=0.0), TUNE, state)
-    mark_answers(always, "always", "after lessons in which nothing is missing")
-    for task, call in SINGLES.items():
-        alone = train(lambda n, task=task: lesson(task, n), ROUNDS * ROUND.count(task))
-        marks = {"clip": mark_clips, "transcribe": mark_speech, "answer": mark_answers}
-        marks[call](alone, "single", "one task alone")
-    still = train(lambda n: lesson("clip", n, frame=4), ROUNDS * ROUND.count("clip"))
+    count = {name: ROUNDS * sum(map(ROUND.count, set(t))) for name, t in SINGLES.items()}
+    alone = train("transcribe", turn(SINGLES["transcribe"]), count["transcribe"])
+    mark_speech(alone, "single", "one task alone")
+    alone = train("clip", turn(SINGLES["clip"]), count["clip"])
+    mark_clips(alone, "single", "one task alone")
+    still = train("frame", turn(SINGLES["clip"], frame=4), count["clip"])
     mark_clips(still, "frame", "one frame", frame=4)
+    alone = train("answer", turn(SINGLES["answer"]), count["answer"])
+    mark_answers(alone, "single", "one task alone")
+    untold = train("untold", turn(SINGLES["transcribe"], aligned=False), count["transcribe"])
+    mark_speech(untold, "untold", "one task alone, not told which word is said when")
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    always = train("always", turn(("both",), drop=0.0), TUNE, state)
+    mark_answers(always, "always", "after lessons in which nothing is missing")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import torch
 
 from mmlib.ctc import ctc_collapse
 from mmlib.data.long_clips import Event, match_events
+from mmlib.durations import regulate
 from mmlib.metrics.word_errors import word_error_rate
-from mmlib.multimodal import regulate
 from mmlib.packing import document_keep
 
 
