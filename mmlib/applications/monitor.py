@@ -100,18 +100,21 @@ def first_alarm(statistic: Tensor, limit: int | float) -> Int64[Tensor, " stream
     return torch.where(above.any(1), above.int().argmax(1) + 1, -1)
 
 
-def mean_run_length(gain: int, limit: int, share: float) -> float:
-    r"""Mean number of posts until CUSUM reaches the limit, from 0, in closed form.
+def mean_run_length(gain: int, limit: int, share: float, calm: float | None = None) -> float:
+    r"""Mean number of posts until CUSUM reaches the limit, in closed form.
 
     .. math:: (I - Q)\, \ell = \mathbf{1}, \qquad
               Q_{s, \max(0, s-1)} \mathrel{+}= 1 - p, \quad Q_{s, s+m-1} = p
 
-    over the states below the limit; :math:`\ell_0` is the answer.
+    over the states below the limit. From zero, where a detector starts and where it is slowest, the
+    answer is :math:`\ell_0`; after a long calm without an alarm it is :math:`\pi^\top \ell`, where
+    :math:`\pi` is the left eigenvector of the calm's :math:`Q` with the largest eigenvalue.
 
     Args:
         gain: The whole number :math:`m`.
         limit: The whole number :math:`h`, at least 1.
         share: Probability of a complaint, above 0.
+        calm: The same before the first of these posts, for long; a start at zero by default.
 
     Raises:
         TypeError: ``gain`` or ``limit`` is not whole.
@@ -122,15 +125,26 @@ def mean_run_length(gain: int, limit: int, share: float) -> float:
     """
     at_least(2, "gain", gain)
     at_least(1, "limit", limit)
-    if not 0 < share <= 1:
-        raise ValueError(f"share must be above 0 and at most 1: got {share}")
+    for name, p in (("share", share), ("calm", calm)):
+        if p is not None and not 0 < p <= 1:
+            raise ValueError(f"{name} must be above 0 and at most 1: got {p}")
+    unit, ones = torch.eye(limit, dtype=torch.float64), torch.ones(limit, dtype=torch.float64)
+    length = torch.linalg.solve(unit - _chain(gain, limit, share), ones)
+    if calm is None:
+        return length[0].item()
+    values, vectors = torch.linalg.eig(_chain(gain, limit, calm).T)
+    start = vectors[:, values.real.argmax()].real.abs()
+    return (start @ length / start.sum()).item()
+
+
+def _chain(gain: int, limit: int, share: float) -> Tensor:
+    """Probabilities of the steps between the states below the limit."""
     chain = torch.zeros(limit, limit, dtype=torch.float64)
     for state in range(limit):
         chain[state, max(0, state - 1)] += 1 - share
         if state + gain - 1 < limit:
             chain[state, state + gain - 1] += share
-    unit = torch.eye(limit, dtype=torch.float64)
-    return torch.linalg.solve(unit - chain, torch.ones(limit, dtype=torch.float64))[0].item()
+    return chain
 
 
 def window_count(complaints: Tensor, window: int) -> Int64[Tensor, "streams posts"]:

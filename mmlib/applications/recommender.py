@@ -26,7 +26,36 @@ from torch import Tensor, nn
 
 from mmlib.training import TrainConfig, fit
 
-__all__ = ["Recommender", "popularity", "target_ranks", "train"]
+__all__ = ["Recommender", "components", "popularity", "target_ranks", "train"]
+
+
+def components(
+    features: Float[Tensor, "items width"], warm: Bool[Tensor, " items"], count: int = 24
+) -> Float[Tensor, "items count"]:
+    """The first principal components of unit vectors, as the warm items have them.
+
+    A long vector tells one item from every other, and a map of it learns each item's clicks by
+    heart, which says nothing of a cold one; a few components tell kinds of items apart.
+
+    Args:
+        features: A frozen vector for each item.
+        warm: Which items have clicks; mean and directions are theirs.
+        count: How many components.
+
+    Raises:
+        ValueError: shapes that do not fit, or more components than there can be.
+    """
+    if features.ndim != 2 or warm.shape != features.shape[:1]:
+        raise ValueError(
+            f"features must have shape ({len(warm)}, width): got {tuple(features.shape)}"
+        )
+    most = min(int(warm.sum()), features.shape[1])
+    if not 1 <= count <= most:
+        raise ValueError(f"count must be from 1 to {most}: got {count}")
+    unit = F.normalize(features, dim=1)
+    mean = unit[warm].mean(0)
+    directions = torch.linalg.svd(unit[warm] - mean, full_matrices=False).Vh[:count]
+    return (unit - mean) @ directions.T
 
 
 class Recommender(nn.Module):

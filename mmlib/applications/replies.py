@@ -9,7 +9,8 @@ generates a word:
 * **sentence vectors**: the cosine of MiniLM's vectors (English only);
 * **a learned map**: where replies lie as seen from questions is learned from the training topics by
   ridge regression, :math:`W = (Q^\top Q + \lambda I)^{-1} Q^\top (R - Q)`, and a question is moved
-  to :math:`q + qW` before it is compared.
+  to :math:`q + qW` before it is compared; :math:`\lambda` is chosen on training topics that the
+  map did not see (:func:`choose_penalty`).
 
 To answer from a knowledge base of pairs one can also compare the question with the *questions* and
 give the reply of the nearest (:func:`nearest_reply`).
@@ -25,7 +26,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-__all__ = ["TfIdf", "nearest_reply", "ridge_map", "same_question", "terms"]
+from mmlib.metrics.retrieval import mean_reciprocal_rank, ranks
+
+__all__ = ["TfIdf", "choose_penalty", "nearest_reply", "ridge_map", "same_question", "terms"]
 
 
 def terms(text: str, language: str = "en") -> list[str]:
@@ -96,20 +99,74 @@ def ridge_map(
     if not penalty > 0:
         raise ValueError(f"penalty must be above 0: got {penalty}")
     q, r = questions.double(), replies.double()
-    unit = torch.eye(q.shape[1], dtype=q.dtype)
-    change = torch.linalg.solve(q.T @ q + penalty * unit, q.T @ (r - q))
-    return (unit + change).to(questions.dtype)
+    count, dim = q.shape
+    if count < dim:  # the same map, from a smaller system: (QᵀQ + λI)⁻¹Qᵀ = Qᵀ(QQᵀ + λI)⁻¹
+        kernel = q @ q.T + penalty * torch.eye(count, dtype=q.dtype)
+        change = q.T @ torch.linalg.solve(kernel, r - q)
+    else:
+        change = torch.linalg.solve(
+            q.T @ q + penalty * torch.eye(dim, dtype=q.dtype), q.T @ (r - q)
+        )
+    return (torch.eye(dim, dtype=q.dtype) + change).to(questions.dtype)
+
+
+def choose_penalty(
+    questions: Float[Tensor, "pairs dim"],
+    replies: Float[Tensor, "pairs dim"],
+    own: Bool[Tensor, "pairs pairs"],
+    topics: Sequence[str],
+    penalties: Sequence[float],
+) -> float:
+    """The λ whose map orders the replies of a topic best when the topic was left out.
+
+    Each topic is left out once; the measure is the mean reciprocal rank of all questions, each
+    among the replies of its own topic.
+
+    Args:
+        questions: Vectors of training pairs.
+        replies: Their replies' vectors.
+        own: Which replies are right for which question (:func:`same_question`).
+        topics: Of each pair.
+        penalties: What to choose from.
+
+    Returns:
+        One of ``penalties``; the first of equal ones.
+
+    Raises:
+        ValueError: shapes that do not fit, fewer than two topics, or no penalties.
+    """
+    if len(topics) != len(questions) or len(set(topics)) < 2:
+        raise ValueError(
+            f"topics must be one a pair, of two topics or more: got {len(topics)} topics of "
+            f"{len(questions)} pairs, {len(set(topics))} different"
+        )
+    if own.shape != (len(questions), len(questions)):
+        raise ValueError(f"own must have shape ({len(questions)},) * 2: got {tuple(own.shape)}")
+    if not len(penalties):
+        raise ValueError("penalties must hold at least one: got none")
+    left_out = [torch.tensor([t == name for t in topics]) for name in sorted(set(topics))]
+
+    def quality(penalty: float) -> float:
+        found = []
+        for rows in left_out:
+            moved = questions[rows] @ ridge_map(questions[~rows], replies[~rows], penalty)
+            found.append(ranks(moved @ replies[rows].T, own[rows][:, rows]))
+        return mean_reciprocal_rank(torch.cat(found))
+
+    return max(penalties, key=quality)
 
 
 def same_question(questions: Sequence[str]) -> Bool[Tensor, "questions replies"]:
     """Which replies are right for which question: all that stand with the same question.
 
-    >>> same_question(["hi", "who?", "Hi"]).int()
+    Questions are the same if their words are, whatever the case and the punctuation.
+
+    >>> same_question(["hi", "who?", "Hi!"]).int()
     tensor([[1, 0, 1],
             [0, 1, 0],
             [1, 0, 1]], dtype=torch.int32)
     """
-    plain = [" ".join(q.lower().split()) for q in questions]
+    plain = [tuple(re.findall(r"\w+", q.lower())) for q in questions]
     numbers = {text: i for i, text in enumerate(dict.fromkeys(plain))}
     label = torch.tensor([numbers[text] for text in plain])
     return label[:, None] == label

@@ -1,10 +1,12 @@
 r"""Real questions and replies in English and Chinese: the ChatterBot corpus (问答语料).
 
 Pairs that volunteers wrote for a chat program, in files by topic: "do you drink", "My brain does
-not require any beverages." They come from the Python package ``chatterbot-corpus`` 1.3.3 (BSD
-licence, by its metadata), fetched and checked by :mod:`mmlib.download` and read out of the wheel;
-nothing of it ships with this library. Only the first question and the first reply of each
-conversation are used. (Its Chinese part is largely a translation of the English one.)
+not require any beverages." They come from the Python package ``chatterbot-corpus`` 1.3.3, fetched
+and checked by :mod:`mmlib.download` and read out of the wheel; nothing of it ships with this
+library. Its licence has three clauses (BSD-3-Clause): the wheel's metadata say "BSD License", the
+text stands in the file ``license.md`` of the source distribution. Only the first question and the
+first reply of each conversation are used. (Its Chinese part is largely a translation of the English
+one.)
 
 **The split** is by topic: those of :data:`HELD_OUT` are the test set with all their pairs, so that
 no test question is about what was trained on.

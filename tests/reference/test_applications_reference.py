@@ -3,17 +3,21 @@
 import random
 import zipfile
 
+import networkx
 import numpy as np
 import pytest
 import torch
 import yaml
 from rouge_score import rouge_scorer
+from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 from sklearn.metrics import f1_score, ndcg_score, roc_auc_score
 
 from mmlib.applications.monitor import Cusum, first_alarm, mean_run_length
+from mmlib.applications.recommender import components
 from mmlib.applications.replies import TfIdf, ridge_map, terms
+from mmlib.applications.summary import page_rank
 from mmlib.data import chatterbot
 from mmlib.download import fetch
 from mmlib.metrics.ranking import macro_f1, ndcg
@@ -78,9 +82,29 @@ def test_tf_idf_equals_sklearn():
         )
 
 
-def test_the_ridge_map_equals_sklearn():
+def test_components_equal_sklearns():
     draw = torch.Generator().manual_seed(0)
-    q, r = torch.randn(2, 50, 8, generator=draw, dtype=torch.float64)
+    x = torch.randn(40, 7, generator=draw, dtype=torch.float64)
+    warm = torch.arange(40) < 30
+    unit = torch.nn.functional.normalize(x, dim=1).numpy()
+    theirs = PCA(3).fit(unit[:30]).transform(unit)
+    np.testing.assert_allclose(components(x, warm, 3).abs().numpy(), abs(theirs), atol=1e-9)
+
+
+def test_page_rank_equals_networkx():
+    draw = torch.Generator().manual_seed(0)
+    weights = torch.rand(9, 9, generator=draw, dtype=torch.float64) ** 3
+    weights = weights * (1 - torch.eye(9, dtype=torch.float64))
+    weights[4] = 0  # a node without an edge of its own
+    graph = networkx.from_numpy_array(weights.numpy(), create_using=networkx.DiGraph)
+    theirs = networkx.pagerank(graph, alpha=0.7, tol=1e-12, max_iter=500)
+    np.testing.assert_allclose(page_rank(weights, 0.7).numpy(), [theirs[i] for i in range(9)], 1e-8)
+
+
+@pytest.mark.parametrize("pairs", [50, 5])  # more pairs than terms, and fewer
+def test_the_ridge_map_equals_sklearn(pairs):
+    draw = torch.Generator().manual_seed(0)
+    q, r = torch.randn(2, pairs, 8, generator=draw, dtype=torch.float64)
     theirs = Ridge(alpha=2.5, fit_intercept=False).fit(q.numpy(), (r - q).numpy())
     np.testing.assert_allclose(
         (ridge_map(q, r, 2.5) - torch.eye(8)).numpy(), theirs.coef_.T, atol=1e-9
@@ -97,6 +121,29 @@ def test_the_delay_of_cusum_is_the_one_of_its_markov_chain(share):
     assert (alarm > 0).double().mean() > 0.999
     expected = mean_run_length(cusum.gain, limit, share)
     assert alarm[alarm > 0].double().mean() == pytest.approx(expected, rel=0.05)
+
+
+def test_the_delay_after_a_calm_is_what_simulation_gives():
+    """The change comes after 150 calm posts, in those of 20,000 streams that had no alarm."""
+    cusum, limit = Cusum(0.2, 0.45), 6
+    draw = torch.Generator().manual_seed(2)
+    x = torch.rand(20_000, 350, generator=draw) < torch.tensor([0.2] * 150 + [0.45] * 200)
+    alarm = first_alarm(cusum(x), limit)
+    late = alarm[(alarm > 150) | (alarm < 0)] - 150
+    assert len(late) > 500 and (late > 0).all()
+    expected = mean_run_length(cusum.gain, limit, 0.45, 0.2)
+    assert late.double().mean() == pytest.approx(expected, rel=0.04)
+    assert expected < 0.95 * mean_run_length(cusum.gain, limit, 0.45)
+
+
+def test_the_licence_is_the_one_of_the_metadata():
+    """The wheel names the family; which of them the text in the source distribution says."""
+    path = fetch(chatterbot.SOURCE, progress=False)["wheel"]
+    with zipfile.ZipFile(path) as wheel:
+        name = next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        about = wheel.read(name).decode("utf-8")
+    assert "Classifier: License :: OSI Approved :: BSD License\n" in about
+    assert chatterbot.SOURCE.licence == "BSD-3-Clause"
 
 
 def test_pairs_are_what_a_yaml_library_reads():
