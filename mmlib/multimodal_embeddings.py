@@ -122,6 +122,17 @@ class VisualEmbedding(nn.Module):
         merged = rearrange(self.looks(images), "b c (i r) (j s) -> b (i j) (r s c)", r=2, s=2)
         return self.norms[0](self.places(merged))
 
+    def seen(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch features"]:
+        """What the network for looks finds anywhere in pictures, and how much of it.
+
+        Raises:
+            ValueError: a wrong shape, or sides that are not multiples of 8.
+        """
+        self._check("images", images, 4)
+        return _pool(self.looks(images))
+
     def clips(
         self, video: Float[Tensor, "batch frames channels height width"]
     ) -> Float[Tensor, "batch times 2 dim"]:
@@ -131,7 +142,7 @@ class VisualEmbedding(nn.Module):
             ValueError: a wrong shape, or sides that are not multiples of 8.
         """
         self._check("video", video, 5)
-        looks = self.frame(_pool(self.looks(video[:, :: self.stride].flatten(0, 1))))
+        looks = self.frame(self.seen(video[:, :: self.stride].flatten(0, 1)))
         grey, ends = video.amax(2), self.window // 2
         grey = torch.cat([grey[:, :1]] * ends + [grey] + [grey[:, -1:]] * ends, dim=1)
         around = grey.unfold(1, self.window, self.stride)

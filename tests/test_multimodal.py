@@ -146,6 +146,13 @@ def test_places_of_a_picture_are_merged_two_by_two():
         assert gradient[1].abs().max() == 0
 
 
+def test_what_is_seen_in_a_picture_by_hand():
+    visual, picture = make().visual, only("images").images
+    maps = visual.looks(picture).flatten(2)
+    expected = torch.cat([maps.sort(dim=2).values[..., -1], maps.sum(2) / 64], dim=1)
+    close(visual.seen(picture), expected)
+
+
 def test_looks_are_of_one_frame_and_motion_is_of_five():
     """Motion knows the brightest channel of a frame, and no colour."""
     visual = make().visual
@@ -446,6 +453,7 @@ def test_bad_input(call, error, message):
         (lambda: see("clips", torch.zeros(1, 2, 3, 20, 32)), "multiples of 8"),
         (lambda: see("clips", torch.zeros(1, 2, 4, 32, 32)), "video must have"),
         (lambda: see("pictures", torch.zeros(1, 3, 32, 30)), "multiples of 8"),
+        (lambda: see("seen", torch.zeros(1, 4, 32, 32)), "images must have"),
         (lambda: see("pictures", torch.zeros(1, 2, 3, 32, 32)), "images must have"),
         (
             lambda: inspect.unwrap(SoundEmbedding.embed_frames)(

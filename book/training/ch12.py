@@ -6,6 +6,9 @@ word is said when; one that sees one frame of each clip; and the joint model aft
 in which no modality is ever missing. Test scenes hold combinations of colour and shape, test clips
 of shape and heading, and test sentences voices, that training has not.
 
+Before all of that the network for looks learns to name single objects in pictures, and then stands
+still: inside the whole model, from captions alone, it does not learn shapes in that time.
+
 Each training run keeps its state in ``runs/12_multimodal``. A run that is complete is loaded, not
 repeated, so that a measure can be taken again in little time.
 """
@@ -18,7 +21,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from mmlib import results
 from mmlib.data import scenes, speech
@@ -29,6 +33,7 @@ from mmlib.metrics.retrieval import hit_rate, ranks
 from mmlib.metrics.word_errors import word_error_rate
 from mmlib.modality_dropout import drop_modalities
 from mmlib.multimodal import MultimodalTransformer
+from mmlib.multimodal_embeddings import VisualEmbedding
 from mmlib.multimodal_lessons import Lesson, Lessons, sayings, spoken_texts
 from mmlib.multimodal_tasks import fit_of, hear, lesson_loss, write
 from mmlib.multimodal_words import config, plain, vocabulary
@@ -43,10 +48,12 @@ ROUND = (
     *("clip", "transcribe", "both", "speak", "ask clip", "listen", "clip", "transcribe"),
     *("caption", "events", "both", "caption", "clip", "transcribe", "speak", "summary"),
 )
-ROUNDS, TUNE = 120, 60
+ROUNDS, TUNE, NAMED = 100, 60, 300
 #: Items of a lesson; 32 where nothing is said.
 BATCH = {"clip": 64, "caption": 64, "ask clip": 48, "events": 16, "summary": 16, "speak": 24}
 VOICES = ("f3", "m3")
+#: What the network for looks learns to name.
+KINDS = (scenes.SIZES, scenes.COLOURS, scenes.SHAPES)
 SIZES = {"spoken": 3000, "sayings": 360, "test": 240}
 #: Lessons of the models of one task.
 SINGLES = {"clip": ("clip",), "transcribe": ("transcribe",), "answer": ("both", "listen", "both")}
@@ -100,12 +107,59 @@ def one_frame(inputs: Batch, frame: int | None) -> Batch:
     return replace(inputs, video=still)
 
 
+class Namer(nn.Module):
+    """The network for looks, and a linear layer that names what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = config()
+        self.visual = VisualEmbedding(sizes.dim, sizes.cnn_width, sizes.motion_width)
+        self.head = nn.Linear(2 * sizes.cnn_width, sum(map(len, KINDS)))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Logits of sizes, colours and shapes."""
+        return self.head(self.visual.seen(images)).float().split([len(k) for k in KINDS], dim=1)
+
+
+def named(number: int, split: str = "train", count: int = 128) -> tuple[Tensor, Tensor]:
+    """First or last frames of clips, and the numbers of the object's size, colour and shape."""
+    drawn = scenes.sample_clips(count, 70_000 + number, split=split, objects=(1, 1))
+    items = [clip.scene.objects[0] for clip in drawn]
+    names = [(item.size, item.colour, item.shape) for item in items]
+    numbers = [[k.index(n) for k, n in zip(KINDS, words, strict=True)] for words in names]
+    return scenes.render_clip(drawn, 2)[:, number % 2], torch.tensor(numbers)
+
+
+@cache
+def looks() -> dict[str, Tensor]:
+    """Weights of a network that names single objects."""
+    torch.manual_seed(0)
+    model = Namer()
+    settings = TrainConfig(
+        NAMED, learning_rate=3e-3, warmup=30, weight_decay=0.05, precision="bf16", progress=False
+    )
+
+    def loss(model: Namer, batch: tuple[Tensor, Tensor]) -> Tensor:
+        pairs = zip(model(batch[0]), batch[1].T, strict=True)
+        return sum(F.cross_entropy(logits, wanted) for logits, wanted in pairs)
+
+    fit(model, loss, named, settings, checkpoint=RUNS / "looks", resume=True)
+    images, wanted = named(0, "test", 600)
+    with torch.no_grad():
+        right = [p.argmax(1) == w for p, w in zip(model.eval()(images), wanted.T, strict=True)]
+    share = torch.stack(right).all(0).float().mean()
+    note("named", float(share), "size, colour and shape of one object all right")
+    return {key: value.clone() for key, value in model.visual.looks.state_dict().items()}
+
+
 def train(
     name: str, make: Callable[[int], Lesson], steps: int, start: dict | None = None
 ) -> MultimodalTransformer:
     """Train a model of the one size, from given weights or from scratch, or load it."""
     torch.manual_seed(0)
     model = MultimodalTransformer(config(voices=len(VOICES), dropout=0.05))
+    model.visual.looks.load_state_dict(looks())
+    model.visual.looks.requires_grad_(False)
     if start is not None:
         model.load_state_dict(start)
     settings = TrainConfig(
