@@ -11,7 +11,8 @@ Words and codes have tables and output layers of their own. A word's position is
 is the sum of its row's and its column's, so that the model is told which codes stand above each
 other. A short sentence is filled up with padding, which is read like words: a sentence of padding
 alone is *no caption*, and a model that sees it now and then in training can be guided
-(:func:`mmlib.sampling.guide`).
+(:func:`mmlib.sampling.guide`). In training some codes may be hidden from those after them
+(:mod:`mmlib.dalle_training` draws which), so that these have to ask the sentence.
 
 References:
     Ramesh et al., *Zero-Shot Text-to-Image Generation*, ICML 2021. There each position has a
@@ -31,7 +32,11 @@ from torch import Tensor, nn
 from mmlib.block import LayerCache, TransformerConfig
 from mmlib.transformer import Decoder
 
-__all__ = ["CodeVectors", "Dalle", "DalleConfig", "DalleLogits", "without_caption"]
+__all__ = ["CodeVectors", "Dalle", "DalleConfig", "DalleLogits"]
+
+#: Spread of words and places at the start: near that of the codes' vectors. At 0.02, as is usual
+#: for a table that also writes, they are lost beside the codes for a thousand steps.
+LOUD = 0.3
 
 
 @dataclass(frozen=True)
@@ -172,16 +177,20 @@ class Dalle(nn.Module):
         self.decoder = Decoder(config.transformer())
         self.word_head = nn.Linear(config.dim, config.words)
         for table in (self.word, self.word_position, self.row, self.column):
-            nn.init.normal_(table.weight, std=0.02)
+            nn.init.normal_(table.weight, std=LOUD)
 
     def forward(
-        self, text: Int[Tensor, "batch length"], codes: Int[Tensor, "batch given"]
+        self,
+        text: Int[Tensor, "batch length"],
+        codes: Int[Tensor, "batch given"],
+        hidden: Bool[Tensor, "batch given"] | None = None,
     ) -> DalleLogits:
         """Logits of every word and code but the first word.
 
         Args:
             text: Token ids, filled up to the configured length.
             codes: The picture's codes, row by row: all of them, or the first few, or none.
+            hidden: True where those after a code see its place alone.
 
         Raises:
             TypeError: ids that are no whole numbers.
@@ -190,8 +199,14 @@ class Dalle(nn.Module):
         config = self.config
         check_text(text, config)
         _check_codes(codes, config, len(text))
-        given = codes[:, : config.places - 1]  # nothing comes after the last
-        x = torch.cat([self._embed_text(text), self._embed_codes(given, 0)], dim=1)
+        if hidden is not None and hidden.shape != codes.shape:
+            raise ValueError(
+                f"hidden must have the shape of the codes, {tuple(codes.shape)}: "
+                f"got {tuple(hidden.shape)}"
+            )
+        read = slice(config.places - 1)  # nothing comes after the last
+        of_codes = self._embed_codes(codes[:, read], 0, None if hidden is None else hidden[:, read])
+        x = torch.cat([self._embed_text(text), of_codes], dim=1)
         x, _ = self.decoder(self.dropout(x))
         after_text = config.text_length - 1
         return DalleLogits(self.word_head(x[:, :after_text]), self._code_logits(x[:, after_text:]))
@@ -240,6 +255,7 @@ class Dalle(nn.Module):
         text: Int[Tensor, "batch length"],
         codes: Int[Tensor, "batch places"],
         text_share: float | int = 1 / 8,
+        hidden: Bool[Tensor, "batch places"] | None = None,
     ) -> Float[Tensor, ""]:
         r"""Mean cross-entropy of the words and of the codes, in nats, weighed against each other.
 
@@ -253,6 +269,7 @@ class Dalle(nn.Module):
             text: As in :meth:`forward`.
             codes: All codes of each picture.
             text_share: :math:`\alpha`, from 0 to 1.
+            hidden: As in :meth:`forward`; hidden codes are to be predicted like the others.
 
         Raises:
             ValueError: a wrong shape, or a share out of its range.
@@ -260,7 +277,7 @@ class Dalle(nn.Module):
         if not 0 <= text_share <= 1:
             raise ValueError(f"text_share must be from 0 to 1: got {text_share}")
         _check_codes(codes, self.config, len(text), complete=True)
-        out, words = self(text, codes), text[:, 1:]
+        out, words = self(text, codes, hidden), text[:, 1:]
         total = F.cross_entropy(
             out.text.float().flatten(0, 1),
             words.flatten(),
@@ -292,37 +309,14 @@ class Dalle(nn.Module):
             return x @ self.code_head().T
         return self.code_head(x)
 
-    def _embed_codes(self, codes: Tensor, first: int) -> Tensor:
+    def _embed_codes(self, codes: Tensor, first: int, hidden: Tensor | None = None) -> Tensor:
         place = torch.arange(first, first + codes.shape[1], device=codes.device)
         side = self.config.side
         table = self.code() if isinstance(self.code, CodeVectors) else self.code.weight
-        return F.embedding(codes, table) + self.row(place // side) + self.column(place % side)
-
-
-def without_caption(
-    text: Int[Tensor, "batch length"], drop: Bool[Tensor, " batch"], pad_id: int
-) -> Int[Tensor, "batch length"]:
-    """A copy of the texts, some of them replaced by padding alone.
-
-    In training for guidance about one in ten is dropped.
-
-    Args:
-        text: Token ids.
-        drop: True where the caption goes.
-        pad_id: The padding.
-
-    Raises:
-        ValueError: ``drop`` does not have one entry for each text.
-
-    >>> without_caption(torch.tensor([[1, 5, 2], [1, 6, 2]]), torch.tensor([True, False]), 0)
-    tensor([[0, 0, 0],
-            [1, 6, 2]])
-    """
-    if drop.shape != text.shape[:1]:
-        raise ValueError(
-            f"drop must have shape ({len(text)},), one for each text: got {tuple(drop.shape)}"
-        )
-    return text.masked_fill(drop[:, None], pad_id)
+        x = F.embedding(codes, table)
+        if hidden is not None:
+            x = x.masked_fill(hidden[..., None], 0)
+        return x + self.row(place // side) + self.column(place % side)
 
 
 def check_text(text: Tensor, config: DalleConfig) -> None:
@@ -332,7 +326,7 @@ def check_text(text: Tensor, config: DalleConfig) -> None:
             f"text must have shape (batch, {config.text_length}), not empty: "
             f"got {tuple(text.shape)}"
         )
-    _check_ids("text", text, config.words)
+    check_ids("text", text, config.words)
 
 
 def _check_codes(codes: Tensor, config: DalleConfig, batch: int, complete: bool = False) -> None:
@@ -342,10 +336,10 @@ def _check_codes(codes: Tensor, config: DalleConfig, batch: int, complete: bool 
         raise ValueError(
             f"codes must have shape ({batch}, {wanted}), row by row: got {tuple(codes.shape)}"
         )
-    _check_ids("codes", codes, config.codes)
+    check_ids("codes", codes, config.codes)
 
 
-def _check_ids(name: str, ids: Tensor, size: int) -> None:
+def check_ids(name: str, ids: Tensor, size: int) -> None:
     if ids.is_floating_point() or ids.dtype == torch.bool:
         raise TypeError(f"{name} must hold whole numbers: got {ids.dtype}")
     # On an accelerator reading the values would make the host wait.

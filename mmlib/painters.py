@@ -22,7 +22,7 @@ from mmlib.data.scenes import Object, Scene
 from mmlib.discrete_vae import DiscreteVAE, DiscreteVAEConfig
 from mmlib.small_clips import picture_tokenizer, scene_tokenizer
 from mmlib.training import load_weights
-from mmlib.unclip import PictureFlow, Prior, UnclipConfig
+from mmlib.unclip import CodeFlow, Prior, UnclipConfig, draw_flow
 
 __all__ = [
     "caption_ids",
@@ -30,6 +30,7 @@ __all__ = [
     "grid_scenes",
     "name_ids",
     "paint",
+    "paint_flow",
     "rerank",
     "scene_dalle",
     "scene_flows",
@@ -128,7 +129,7 @@ def emoji_dalle(*, seed: int = 0, trained: bool = False) -> Dalle:
     return _made(lambda: Dalle(config, tokenizer().codebook), seed, "11_emoji" if trained else None)
 
 
-def scene_flows(*, seed: int = 0, trained: bool = False) -> tuple[Prior, PictureFlow]:
+def scene_flows(*, seed: int = 0, trained: bool = False) -> tuple[Prior, CodeFlow]:
     """The prior and the decoder for scenes.
 
     Args:
@@ -139,7 +140,7 @@ def scene_flows(*, seed: int = 0, trained: bool = False) -> tuple[Prior, Picture
     return (
         _made(lambda: Prior(config), seed, "11_prior" if trained else None),
         _made(
-            lambda: PictureFlow(config).to(memory_format=torch.channels_last),
+            lambda: CodeFlow(config, tokenizer().codebook),
             seed,
             "11_decoder" if trained else None,
         ),
@@ -169,6 +170,29 @@ def paint(
     """
     parts = [generate(model, part, generator, **options) for part in text.split(chunk)]
     return torch.cat([tokenizer().decode(part) for ids in parts for part in ids.split(64)])
+
+
+@torch.no_grad()
+def paint_flow(
+    flow: CodeFlow,
+    vectors: Float[Tensor, "batch 2 vector"],
+    generator: torch.Generator | None = None,
+    **options,
+) -> Float[Tensor, "batch 3 32 32"]:
+    """Draw codes with the decoder of :func:`scene_flows` and paint them.
+
+    Args:
+        flow: The decoder.
+        vectors: CLIP's vectors of a picture and of a text.
+        generator: What is drawn from.
+        options: Of :func:`mmlib.unclip.draw_flow`.
+
+    Raises:
+        ValueError: see :func:`mmlib.unclip.draw_flow`.
+    """
+    shape = (flow.config.side**2, flow.table.shape[1])
+    codes = flow.nearest(draw_flow(flow, vectors, shape, generator, **options))
+    return torch.cat([tokenizer().decode(part) for part in codes.split(64)])
 
 
 @torch.no_grad()

@@ -8,14 +8,25 @@ r"""From a sentence's CLIP vector to a picture, in two steps: chapter 11.
 The **prior** draws a CLIP vector of a picture that the sentence could belong to: a vector of a text
 lies elsewhere than those of its pictures, and many pictures have one text. The **decoder** draws a
 picture that has this vector. Both are flows (:mod:`mmlib.flow_matching`) and differ in what flows:
-128 numbers, or all pixels. In training a condition is left out now and then, so that both can be
-guided.
+128 numbers, or the 8 × 8 vectors that chapter 09's tokenizer paints a picture from. Like the
+paper's, the decoder may see the sentence too. In training each condition is left out now and then.
+
+Both networks say the data :math:`\hat x_1` that they expect, not the velocity, which is
+:math:`v = (\hat x_1 - x_t) / (1 - t)`. The prior learns it by squared error. What flows in the
+decoder is at the end one of the codebook's vectors :math:`e_k` in each place, so it says how
+probable each is, learns this by cross-entropy, and expects their mean:
+
+.. math::
+
+    \hat x_1 = \mathbb E[x_1 \mid x_t] = \sum_k p(k \mid x_t)\, e_k
 
 References:
     Ramesh et al., *Hierarchical Text-Conditional Image Generation with CLIP Latents* (DALL·E 2),
-    2022: there both are diffusion models of billions of weights, and the decoder sees the text too.
-    Li and He, *Back to Basics: Let Denoising Generative Models Denoise*,
-    2025 (the network predicts the picture, not the velocity).
+    2022: there both are diffusion models of billions of weights, and the decoder's are of pixels.
+    Rombach et al., *High-Resolution Image Synthesis with Latent Diffusion Models*, CVPR 2022 (what
+    flows is a tokenizer's). Dieleman et al., *Continuous Diffusion for Categorical Data*, 2022
+    (cross-entropy). Li and He, *Back to Basics: Let Denoising Generative Models Denoise*, 2025 (the
+    network says the data, not the velocity).
 """
 
 import math
@@ -23,31 +34,37 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mmlib.flow_matching import flow_loss, integrate
+from mmlib.block import TransformerConfig
+from mmlib.dalle import CodeVectors, check_ids
+from mmlib.flow_matching import integrate, walk
 from mmlib.sampling import guide
-from mmlib.unet import UNet
+from mmlib.transformer import Encoder
 
-__all__ = ["PictureFlow", "Prior", "UnclipConfig", "draw_flow", "time_features"]
+__all__ = ["CodeFlow", "Prior", "UnclipConfig", "draw_flow", "time_features"]
 
-#: The network predicts data; near the end its error is divided by no less than this.
+#: The network says the data; its error is divided by no less than this.
 LEAST_TIME_LEFT = 0.05
+#: Spread of the codes' vectors beside the noise's 1: at 1 nearly all is decided in the first third.
+CODE_SCALE = 0.5
+#: Tokens that each condition becomes in the decoder, as in the paper.
+CONDITION_TOKENS = 4
 
 
 @dataclass(frozen=True)
 class UnclipConfig:
-    """Sizes of a :class:`Prior` and a :class:`PictureFlow`.
+    """Sizes of a :class:`Prior` and a :class:`CodeFlow`.
 
     Attributes:
         vector: Width of CLIP's vectors.
         prior_dim: Hidden width of the prior.
         prior_blocks: Its residual blocks.
-        size: Height and width of the pictures, a multiple of 4.
-        channels: Of the pictures.
-        width: Channels of the decoder's U-Net at half the side, a multiple of 8.
-        condition: Length of the vector that time and condition become in the decoder.
+        side: Rows, and columns, of the grid of codes.
+        dim: Width of the decoder's Transformer.
+        heads: Its attention heads; must divide ``dim``.
+        layers: Its blocks.
 
     Raises:
         ValueError: a number out of its range.
@@ -56,20 +73,20 @@ class UnclipConfig:
     vector: int = 128
     prior_dim: int = 384
     prior_blocks: int = 3
-    size: int = 32
-    channels: int = 3
-    width: int = 48
-    condition: int = 128
+    side: int = 8
+    dim: int = 128
+    heads: int = 4
+    layers: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("vector", "prior_dim", "prior_blocks", "size", "channels", "condition"):
+        for name in ("vector", "prior_dim", "prior_blocks", "side"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
-        if self.size % 4 or self.width < 8 or self.width % 8:
-            raise ValueError(
-                "size must be a multiple of 4 and width of 8: "
-                f"got size={self.size}, width={self.width}"
-            )
+        self.transformer()
+
+    def transformer(self) -> TransformerConfig:
+        """The sizes of the decoder's blocks."""
+        return TransformerConfig(self.dim, self.heads, self.layers)
 
 
 def time_features(time: Float[Tensor, " batch"], dim: int) -> Float[Tensor, "batch dim"]:
@@ -90,50 +107,47 @@ def time_features(time: Float[Tensor, " batch"], dim: int) -> Float[Tensor, "bat
 
 
 class _Flow(nn.Module):
-    """What both flows share: a condition that may be missing, a loss, and a velocity."""
+    """What both flows share: conditions that may be missing, and a velocity."""
 
     nothing: nn.Parameter
 
-    def denoise(self, place: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+    def denoise(self, place: Tensor, time: Tensor, conditions: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def velocity(self, place: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+    def velocity(self, place: Tensor, time: Tensor, conditions: Tensor) -> Tensor:
         r"""From the data that the network expects to the velocity there.
 
         .. math:: v = \frac{\hat x_1 - x_t}{1 - t}
         """
         left = (1 - time).clamp(min=LEAST_TIME_LEFT).reshape(-1, *[1] * (place.ndim - 1))
-        return (self.denoise(place, time, condition).to(place.dtype) - place) / left
+        return (self.denoise(place, time, conditions).to(place.dtype) - place) / left
 
     def conditions(self, vectors: Tensor, drop: Tensor | None = None) -> Tensor:
-        """Vectors at unit size for each number, the dropped ones replaced by a learned one."""
-        wide = self.nothing.shape[0]
-        if vectors.ndim != 2 or vectors.shape[1] != wide or not len(vectors):
+        """Vectors at unit size for each number, the dropped ones replaced by learned ones."""
+        parts, wide = self.nothing.shape
+        if vectors.ndim != 3 or vectors.shape[1:] != (parts, wide) or not len(vectors):
             raise ValueError(
-                f"vectors must have shape (batch, {wide}), not empty: got {tuple(vectors.shape)}"
+                f"vectors must have shape (batch, {parts}, {wide}), not empty: "
+                f"got {tuple(vectors.shape)}"
             )
-        out = F.normalize(vectors, dim=1) * math.sqrt(wide)
+        out = F.normalize(vectors, dim=2) * math.sqrt(wide)
         if drop is None:
             return out
-        if drop.shape != vectors.shape[:1]:
-            raise ValueError(f"drop must have shape ({len(vectors)},): got {tuple(drop.shape)}")
-        return torch.where(drop[:, None], self.nothing, out)
-
-    def flow_loss(
-        self, data: Tensor, vectors: Tensor, drop: Tensor | None, generator: torch.Generator | None
-    ) -> Tensor:
-        given = self.conditions(vectors, drop)
-        return flow_loss(lambda place, time: self.velocity(place, time, given), data, generator)
+        if drop.shape != vectors.shape[:2]:
+            raise ValueError(
+                f"drop must have shape {tuple(vectors.shape[:2])}: got {tuple(drop.shape)}"
+            )
+        return torch.where(drop[..., None], self.nothing, out)
 
 
 class Prior(_Flow):
     """A flow of CLIP vectors of pictures, given that of a text.
 
-    A residual network of linear layers: the vectors are unordered numbers.
+    A residual network of linear layers, as the vectors' numbers have no order.
 
     >>> prior = Prior(UnclipConfig(vector=8, prior_dim=16))
     >>> text = torch.randn(5, 8)
-    >>> draw_flow(prior, text, (8,), steps=2).shape
+    >>> draw_flow(prior, text[:, None], (8,), steps=2).shape
     torch.Size([5, 8])
     """
 
@@ -141,7 +155,7 @@ class Prior(_Flow):
         super().__init__()
         wide, dim = config.vector, config.prior_dim
         self.config = config
-        self.nothing = nn.Parameter(torch.zeros(wide))
+        self.nothing = nn.Parameter(torch.zeros(1, wide))
         self.enter = nn.Linear(2 * wide + 32, dim)
         self.blocks = nn.ModuleList(
             nn.Sequential(
@@ -155,10 +169,10 @@ class Prior(_Flow):
         self,
         place: Float[Tensor, "batch vector"],
         time: Float[Tensor, " batch"],
-        condition: Float[Tensor, "batch vector"],
+        conditions: Float[Tensor, "batch 1 vector"],
     ) -> Float[Tensor, "batch vector"]:
         """The vector of a picture that is expected behind a noisy one."""
-        x = self.enter(torch.cat([place, condition, time_features(time, 32)], dim=1))
+        x = self.enter(torch.cat([place, conditions[:, 0], time_features(time, 32)], dim=1))
         for block in self.blocks:
             x = x + block(x)
         return self.leave(x)
@@ -166,14 +180,19 @@ class Prior(_Flow):
     def loss(
         self,
         pictures: Float[Tensor, "batch vector"],
-        texts: Float[Tensor, "batch vector"],
-        drop: Bool[Tensor, " batch"] | None = None,
+        texts: Float[Tensor, "batch 1 vector"],
+        drop: Bool[Tensor, "batch 1"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, ""]:
-        """:func:`~mmlib.flow_matching.flow_loss` of pictures' vectors, at unit size each number.
+        r"""Mean squared error of what is expected behind a noisy vector, at a random time.
+
+        .. math:: \mathbb E\, \tfrac1D \bigl\| \hat x_1(x_t, t) - x_1 \bigr\|^2
+
+        It is :func:`~mmlib.flow_matching.flow_loss` weighed by :math:`(1 - t)^2`; the same network
+        is the best one for both. The numbers of the vectors are brought to unit size.
 
         Args:
-            pictures: CLIP's vectors of pictures, of any length above 0.
+            pictures: CLIP's vectors of pictures.
             texts: Those of their texts.
             drop: True where the text is left out.
             generator: What noise and times are drawn from.
@@ -181,89 +200,141 @@ class Prior(_Flow):
         Raises:
             ValueError: shapes that do not fit.
         """
-        return self.flow_loss(self.conditions(pictures), texts, drop, generator)
+        given = self.conditions(texts, drop)
+        data = self.conditions(pictures[:, None])[:, 0]
+        place, time, _ = walk(data, generator)
+        return (self.denoise(place, time, given).to(data.dtype) - data).square().mean()
 
 
-class PictureFlow(_Flow):
-    """A flow of pictures, given a picture's CLIP vector: a U-Net.
+class CodeFlow(_Flow):
+    """A flow of codes' vectors, given CLIP's of a picture and of a text: a Transformer.
 
-    >>> flow = PictureFlow(UnclipConfig(vector=8, size=8, width=8))
-    >>> draw_flow(flow, torch.randn(2, 8), (3, 8, 8), steps=2).shape
-    torch.Size([2, 3, 8, 8])
+    It reads four tokens for each condition and one for each place.
+
+    Args:
+        config: Sizes.
+        codebook: The codes' vectors in the tokenizer; saved with the model, not trained.
+
+    >>> flow = CodeFlow(UnclipConfig(vector=8, side=2, dim=24), torch.randn(16, 5))
+    >>> x = draw_flow(flow, torch.randn(3, 2, 8), (4, 5), steps=2)
+    >>> x.shape, flow.nearest(x).shape
+    (torch.Size([3, 4, 5]), torch.Size([3, 2, 2]))
     """
 
-    def __init__(self, config: UnclipConfig) -> None:
+    def __init__(self, config: UnclipConfig, codebook: Float[Tensor, "codes code_dim"]) -> None:
         super().__init__()
+        dim, wide = config.dim, CONDITION_TOKENS * config.dim
         self.config = config
-        self.nothing = nn.Parameter(torch.zeros(config.vector))
-        self.time = nn.Linear(32, config.condition)
-        self.given = nn.Linear(config.vector, config.condition)
-        self.mix = nn.Linear(config.condition, config.condition)
-        self.network = UNet(config.size, config.channels, config.width, config.condition)
+        self.nothing = nn.Parameter(torch.zeros(2, config.vector))
+        self.code_head = CodeVectors(codebook, dim)
+        self.enter = nn.Linear(codebook.shape[1], dim)
+        self.time = nn.Linear(32, dim)
+        self.given = nn.ModuleList(
+            nn.Sequential(nn.Linear(config.vector, wide), nn.GELU(), nn.Linear(wide, wide))
+            for _ in range(2)
+        )
+        self.position = nn.Parameter(0.5 * torch.randn(2 * CONDITION_TOKENS + config.side**2, dim))
+        self.encoder = Encoder(config.transformer())
+
+    @property
+    def table(self) -> Float[Tensor, "codes code_dim"]:
+        """Where the codes lie: the codebook, its mean at 0 and its spread at 0.5."""
+        return CODE_SCALE * self.code_head.codebook
+
+    def logits(
+        self,
+        place: Float[Tensor, "batch places code_dim"],
+        time: Float[Tensor, " batch"],
+        conditions: Float[Tensor, "batch 2 vector"],
+    ) -> Float[Tensor, "batch places codes"]:
+        """Logits of the code behind each noisy vector."""
+        given = [
+            layer(part).unflatten(1, (CONDITION_TOKENS, -1))
+            for layer, part in zip(self.given, conditions.unbind(1), strict=True)
+        ]
+        # At unit size for each number, whatever the time.
+        spread = ((1 - time) ** 2 + (CODE_SCALE * time) ** 2).sqrt()[:, None, None]
+        x = torch.cat([*given, self.enter(place / spread)], dim=1)
+        x = x + self.position + self.time(time_features(time, 32))[:, None]
+        x, _ = self.encoder(x)
+        return x[:, -place.shape[1] :] @ self.code_head().T
 
     def denoise(
         self,
-        place: Float[Tensor, "batch channels height width"],
+        place: Float[Tensor, "batch places code_dim"],
         time: Float[Tensor, " batch"],
-        condition: Float[Tensor, "batch vector"],
-    ) -> Float[Tensor, "batch channels height width"]:
-        """The picture, from -1 to 1, that is expected behind a noisy one."""
-        vector = F.silu(self.time(time_features(time, 32)) + self.given(condition))
-        return self.network(place, F.silu(self.mix(vector)))
+        conditions: Float[Tensor, "batch 2 vector"],
+    ) -> Float[Tensor, "batch places code_dim"]:
+        """The mean of the codes' vectors that are expected behind noisy ones."""
+        return self.logits(place, time, conditions).float().softmax(dim=-1).to(place) @ self.table
 
     def loss(
         self,
-        pictures: Float[Tensor, "batch channels height width"],
-        vectors: Float[Tensor, "batch vector"],
-        drop: Bool[Tensor, " batch"] | None = None,
+        codes: Int[Tensor, "batch places"],
+        vectors: Float[Tensor, "batch 2 vector"],
+        drop: Bool[Tensor, "batch 2"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, ""]:
-        """:func:`~mmlib.flow_matching.flow_loss` of pictures, brought from [0, 1] to [-1, 1].
+        r"""Mean cross-entropy of the codes behind noisy vectors, at a random time, in nats.
+
+        .. math:: \mathbb E\, \tfrac1m \sum_j -\log p(k_j \mid x_t)
 
         Args:
-            pictures: In [0, 1].
-            vectors: CLIP's vectors of these pictures.
-            drop: True where the vector is left out.
+            codes: A picture's codes, row by row.
+            vectors: CLIP's vectors of the pictures, and of their texts.
+            drop: True where either is left out.
             generator: What noise and times are drawn from.
 
         Raises:
-            ValueError: shapes that do not fit.
+            TypeError: codes that are no whole numbers.
+            ValueError: wrong shapes, or a code that does not exist.
         """
-        config = self.config
-        if pictures.shape[1:] != (config.channels, config.size, config.size):
+        check_ids("codes", codes, len(self.table))
+        if codes.ndim != 2 or codes.shape[1] != self.config.side**2:
             raise ValueError(
-                f"pictures must have shape (batch, {config.channels}, {config.size}, "
-                f"{config.size}): got {tuple(pictures.shape)}"
+                f"codes must have shape (batch, {self.config.side**2}): got {tuple(codes.shape)}"
             )
-        return self.flow_loss(2 * pictures - 1, vectors, drop, generator)
+        given = self.conditions(vectors, drop)
+        place, time, _ = walk(F.embedding(codes, self.table), generator)
+        logits = self.logits(place, time, given).float()
+        return F.cross_entropy(logits.flatten(0, 1), codes.flatten())
+
+    def nearest(
+        self, place: Float[Tensor, "batch places code_dim"]
+    ) -> Int[Tensor, "batch rows columns"]:
+        """The code that lies nearest to each vector, as a grid for the tokenizer to paint."""
+        codes = torch.cdist(place, self.table.to(place)).argmin(dim=2)
+        return codes.unflatten(1, (self.config.side, self.config.side))
 
 
 @torch.no_grad()
 def draw_flow(
-    flow: Prior | PictureFlow,
-    vectors: Float[Tensor, "batch vector"],
+    flow: Prior | CodeFlow,
+    vectors: Float[Tensor, "batch parts vector"],
     shape: tuple[int, ...],
     generator: torch.Generator | None = None,
     *,
+    drop: Bool[Tensor, "batch parts"] | None = None,
     guidance: float | int = 1.0,
     steps: int = 16,
     method: str = "heun",
 ) -> Float[Tensor, "batch ..."]:
-    """Draw what a flow makes of noise: vectors of pictures, or pictures from -1 to 1.
+    """Draw what a flow makes of noise: vectors of pictures, or of codes.
 
     Args:
         flow: A prior or a decoder.
-        vectors: Its condition: vectors of texts, or of pictures.
-        shape: Of one item: ``(vector,)``, or ``(channels, height, width)``.
+        vectors: Its conditions: vectors of texts, or of pictures and of texts.
+        shape: Of one item: ``(vector,)``, or ``(places, code_dim)``.
         generator: What noise is drawn from.
+        drop: True where a condition is not to be used.
         guidance: Scale of :func:`~mmlib.sampling.guide`; any but 1 costs twice the time.
-        steps: See :func:`~mmlib.flow_matching.integrate`.
-        method: See :func:`~mmlib.flow_matching.integrate`.
+        steps: With ``method``, see :func:`~mmlib.flow_matching.integrate`.
+        method: See ``steps``.
 
     Raises:
         ValueError: shapes that do not fit, or a number out of its range.
     """
-    given = flow.conditions(vectors)
+    given = flow.conditions(vectors, drop)
     free = flow.nothing.expand_as(given)
     device = given.device if generator is None else generator.device
     noise = torch.randn(len(given), *shape, generator=generator, device=device).to(given)

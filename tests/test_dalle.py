@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmlib.dalle import CodeVectors, Dalle, DalleConfig, without_caption
+from mmlib.dalle import CodeVectors, Dalle, DalleConfig
 from mmlib.dalle_generate import generate
+from mmlib.dalle_training import codes_to_hide, without_caption
 from mmlib.sampling import guide
 
 WORDS, LENGTH, CODES, SIDE = 11, 5, 13, 3
@@ -109,6 +110,46 @@ def test_loss_is_torch_s_cross_entropy():
             model.loss(text, codes, share), expected.float(), atol=1e-6, rtol=1e-6
         )
     torch.testing.assert_close(model.loss(text, codes), (words / 8 + picture * 7 / 8).float())
+
+
+def test_hidden_codes_are_not_seen_by_those_after_them():
+    model, (text, codes) = small(), inputs()
+    hidden = torch.zeros(3, PLACES, dtype=torch.bool)
+    hidden[:, 2] = hidden[1, 5] = True
+    out = model(text, codes, hidden)
+    other = codes.where(~hidden, (codes + 1) % CODES)
+    torch.testing.assert_close(model(text, other, hidden).codes, out.codes)
+    plain = model(text, codes)
+    torch.testing.assert_close(out.codes[:, :3], plain.codes[:, :3])
+    assert not (out.codes[:, 3:] == plain.codes[:, 3:]).all(-1).any()
+    none = torch.zeros_like(hidden)
+    assert model(text, codes, none).codes.equal(plain.codes)
+
+
+def test_a_hidden_code_is_its_place_alone():
+    model, codes = small(), inputs()[1]
+    hidden = codes_to_hide(3, PLACES, 0.9, generator(4))
+    place = (model.row.weight[:, None] + model.column.weight).flatten(0, 1).expand(3, -1, -1)
+    found = model._embed_codes(codes, 0, hidden)
+    expected = torch.where(hidden[..., None], place, model._embed_codes(codes, 0))
+    torch.testing.assert_close(found, expected)
+
+
+def test_hidden_codes_are_to_be_predicted_like_the_others():
+    model, (text, codes) = small(), inputs()
+    hidden = codes_to_hide(3, PLACES, 0.9, generator(5))
+    out = model(text, codes, hidden)
+    expected = F.cross_entropy(out.codes.flatten(0, 1), codes.flatten()).float()
+    torch.testing.assert_close(model.loss(text, codes, 0.0, hidden), expected)
+
+
+def test_each_picture_hides_a_share_of_its_own():
+    hidden = codes_to_hide(2000, 400, 0.4, generator(6)).double().mean(1)
+    assert hidden.mean().item() == pytest.approx(0.2, abs=0.01)
+    # Uniform from 0 to 0.4: the standard deviation is 0.4 / sqrt(12), and a little of the dice.
+    assert hidden.std().item() == pytest.approx(0.4 / math.sqrt(12), abs=0.01)
+    assert hidden.max() < 0.5
+    assert hidden[:1000].mean().item() == pytest.approx(0.2, abs=0.02)
 
 
 def test_log_prob_sums_to_one_over_all_pictures():
@@ -224,6 +265,8 @@ TEXT, GRID = torch.ones(2, LENGTH, dtype=torch.long), torch.ones(2, PLACES, dtyp
         (lambda m, u: u(type(m).forward)(m, TEXT, GRID - 2), ValueError, "codes"),
         (lambda m, u: u(type(m).loss)(m, TEXT, GRID[:, 1:]), ValueError, "codes"),
         (lambda m, u: u(type(m).loss)(m, TEXT, GRID, 1.5), ValueError, "text_share"),
+        (lambda m, u: u(type(m).forward)(m, TEXT, GRID, GRID[:1] > 0), ValueError, "hidden"),
+        (lambda m, u: u(codes_to_hide)(2, 3, 1.5), ValueError, "most"),
         (lambda m, u: u(type(m).log_prob)(m, TEXT, GRID[:, 1:]), ValueError, "codes"),
         (lambda m, u: m.step(GRID[:, 0], m.decoder.new_cache()), ValueError, "cache"),
         (lambda m, u: u(without_caption)(TEXT, torch.ones(3).bool(), 0), ValueError, "drop"),

@@ -13,12 +13,14 @@ from mmlib.painters import (
     grid_scenes,
     name_ids,
     paint,
+    paint_flow,
     rerank,
     scene_dalle,
     scene_flows,
     tokenizer,
 )
 from mmlib.small_clips import picture_tokenizer, scene_clip, scene_ids, scene_tokenizer
+from mmlib.unclip import draw_flow
 
 
 def test_captions_of_one_and_two_objects_fit_whole():
@@ -124,3 +126,16 @@ def test_the_trained_dalle_knows_what_a_caption_says():
     with torch.no_grad():
         gain = model.log_prob(text, codes).sum(1) - model.log_prob(text.roll(1, 0), codes).sum(1)
     assert gain.mean() > 5  # nats a picture
+
+
+def test_a_flow_s_codes_are_painted_by_the_tokenizer():
+    _, decoder = scene_flows()
+    vectors = torch.randn(3, 2, 128, generator=torch.Generator().manual_seed(0))
+    drop = torch.tensor([[False, True]]).expand(3, 2)
+    dice = torch.Generator().manual_seed(1)
+    found = paint_flow(decoder, vectors, dice, drop=drop, guidance=2.0, steps=2)
+    dice = torch.Generator().manual_seed(1)
+    options = {"drop": drop, "guidance": 2.0, "steps": 2}
+    codes = decoder.nearest(draw_flow(decoder, vectors, (64, 32), dice, **options))
+    with torch.no_grad():
+        torch.testing.assert_close(found, tokenizer().decode(codes))

@@ -7,7 +7,9 @@ the decoder are flows, marked by the same judge on the same captions. The emoji'
 asked for names of concepts that it has not seen.
 """
 
+import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmlib import results
-from mmlib.dalle import Dalle, without_caption
+from mmlib.dalle import Dalle
+from mmlib.dalle_training import codes_to_hide, without_caption
 from mmlib.data import emoji, scenes
-from mmlib.data.scenes import Scene
+from mmlib.data.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene
 from mmlib.judge import load_judge
 from mmlib.marks import Marks, mark
 from mmlib.metrics.kid import frechet_distance, kernel_distance, kernel_interval
@@ -27,6 +30,7 @@ from mmlib.painters import (
     grid_scenes,
     name_ids,
     paint,
+    paint_flow,
     rerank,
     scene_dalle,
     scene_flows,
@@ -36,15 +40,19 @@ from mmlib.small_clips import picture_features, scene_clip, scene_ids
 from mmlib.training import TrainConfig, fit, save_weights
 from mmlib.unclip import draw_flow
 
-MINUTES = 25
+MINUTES = 45
 CHECKPOINTS, RUNS = Path("mmlib/checkpoints"), Path("runs/11_dalle")
-SCENES, STEPS, BATCH = 16_000, 1300, 32  # of DALL·E on scenes
-EMOJI_STEPS, PRIOR_STEPS, DECODER_STEPS = 300, 1000, 2200
-DROP = 0.1  # share of captions, or vectors, left out in training
-CAPTIONS, CANDIDATES, FLOW_CAPTIONS = 150, 16, 100
+SCENES, STEPS, BATCH = 48_000, 7000, 32  # of DALL·E on scenes
+EMOJI_STEPS, PRIOR_STEPS, DECODER_STEPS = 1000, 1500, 7000
+SHORT_STEPS, PROBE_STEPS = 1200, 1500
+DROP = 0.1  # share of captions, or of all conditions, left out in training
+HIDE = 0.4  # the largest share of a picture's codes that is hidden from those after them
+ALONE = 0.3  # share of pictures whose decoder sees the text alone; of as many the picture alone
+NOISE = 0.5  # most noise on the decoder's vectors of pictures: a prior's are not exact either
+CAPTIONS, CANDIDATES, FLOW_CAPTIONS = 150, 16, 150
 # Set before the run, after short ones.
-GUIDANCE, TEMPERATURE = 1.5, 0.7
-FLOW_GUIDANCE, FLOW_STEPS = 2.0, 8
+GUIDANCE, TEMPERATURE = 1.5, 0.5
+FLOW_GUIDANCE, FLOW_STEPS = 2.0, 12
 
 
 def note(name: str, value: float, metric: str, tolerance: float = 0.08, **options) -> None:
@@ -79,9 +87,9 @@ def train(
     steps: int,
     rate: float,
     name: str,
-    what: str,
+    what: str = "",
 ) -> None:
-    """Train, round and save a model; its mode is then evaluation."""
+    """Train a model and round it, and save it if it is said what it is; it ends in eval mode."""
     config = TrainConfig(
         steps,
         learning_rate=rate,
@@ -95,6 +103,9 @@ def train(
     with sdpa_kernel([SDPBackend.MATH]):
         history = fit(model, loss, batch, config, checkpoint=RUNS / name, resume=True)
     round_weights(model.eval())
+    print(f"{name}: {history.seconds:.0f} s, loss {history.losses[-1]:.3f}", flush=True)
+    if not what:
+        return
     save_weights(
         model,
         CHECKPOINTS / f"11_{name}.safetensors",
@@ -108,7 +119,6 @@ def train(
         },
         dtype=torch.bfloat16,
     )
-    print(f"{name}: {history.seconds:.0f} s, loss {history.losses[-1]:.3f}", flush=True)
 
 
 def rows_and_drops(size: int, batch: int, number: int) -> tuple[Tensor, Tensor]:
@@ -116,6 +126,17 @@ def rows_and_drops(size: int, batch: int, number: int) -> tuple[Tensor, Tensor]:
     dice = torch.Generator().manual_seed(number)
     rows = torch.randint(size, (batch,), generator=dice)
     return rows, torch.rand(batch, generator=dice) < DROP
+
+
+def hide(number: int, most: float = HIDE) -> Tensor:
+    """Which codes of a batch are hidden from those after them."""
+    return codes_to_hide(BATCH, 64, most, torch.Generator().manual_seed(1_000_000 + number))
+
+
+def code_loss(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+    """DALL·E's loss with hidden codes."""
+    text, codes, hidden = batch
+    return model.loss(text, codes, hidden=hidden)
 
 
 # --- what pictures are worth -------------------------------------------------------------------
@@ -145,21 +166,26 @@ def note_attributes(name: str, marks: Marks, label: str, wanted: list[Scene]) ->
 # --- DALL·E on scenes --------------------------------------------------------------------------
 
 
+@functools.cache
+def training_scenes() -> tuple[list[Scene], Tensor]:
+    """The scenes that all three models of scenes learn from, and their codes."""
+    items = grid_scenes(SCENES, 11_000)
+    parts = (items[i : i + 500] for i in range(0, SCENES, 500))
+    return items, torch.cat([codes_of(scenes.render(part, 32)) for part in parts])
+
+
 def train_scenes() -> Dalle:
     """The Transformer over captions and codes of scenes."""
-    items = grid_scenes(SCENES, 11_000)
+    items, codes = training_scenes()
     text = caption_ids(items)
-    codes = torch.cat(
-        [codes_of(scenes.render(items[i : i + 500], 32)) for i in range(0, SCENES, 500)]
-    )
     model = scene_dalle()
 
-    def batch(number: int) -> tuple[Tensor, Tensor]:
+    def batch(number: int) -> tuple[Tensor, ...]:
         rows, drop = rows_and_drops(SCENES, BATCH, number)
-        return without_caption(text[rows], drop, 0), codes[rows]
+        return without_caption(text[rows], drop, 0), codes[rows], hide(number)
 
     what = "DALL·E on scenes of one or two objects, over chapter 09's codes"
-    train(model, lambda m, b: m.loss(*b), batch, STEPS, 3e-3, "scenes", what)
+    train(model, code_loss, batch, STEPS, 3e-3, "scenes", what)
     return model
 
 
@@ -182,7 +208,7 @@ def mark_scenes(model: Dalle) -> None:
     for guidance in (0.0, 1.0, 1.5, 3.0):
         key = f"guidance_{guidance:g}".replace(".", "_")
         one(f"guidance {guidance:g}, temperature 1", key, guidance=guidance)
-    for temperature in (0.0, 0.4, 0.7):
+    for temperature in (0.0, 0.5, 0.75):
         key = f"temperature_{temperature:g}".replace(".", "_")
         one(f"temperature {temperature:g}, no guidance", key, temperature=temperature)
     one("top 20 codes", "top_k_20", top_k=20)
@@ -219,6 +245,26 @@ def mark_scenes(model: Dalle) -> None:
     note_attributes("seen_best", marks, "seen combinations, CLIP's best of 8", known)
 
 
+def compare_hiding() -> None:
+    """A short run with hidden codes and one without, marked alike on held-out combinations."""
+    items, codes = training_scenes()
+    text, wanted = caption_ids(items), drawn(CAPTIONS, 11_001, "test")
+    for name, most in (("hidden", HIDE), ("shown", 0.0)):
+
+        def batch(number: int, most: float = most) -> tuple[Tensor, ...]:
+            rows, drop = rows_and_drops(SCENES, BATCH, number)
+            return without_caption(text[rows], drop, 0), codes[rows], hide(number, most)
+
+        model = scene_dalle()
+        train(model, code_loss, batch, SHORT_STEPS, 3e-3, f"short_{name}")
+        options = {"guidance": GUIDANCE, "temperature": TEMPERATURE}
+        pictures = paint(model, caption_ids(wanted), torch.Generator().manual_seed(1), **options)
+        marks = marks_of(pictures, wanted)
+        note_attributes(f"short_{name}", marks, f"{SHORT_STEPS} steps, codes {name}", wanted)
+        nats(f"short_{name}_nats", model, "test")
+        nats(f"short_{name}_nats_seen", model, "train")
+
+
 def nats(name: str, model: Dalle, split: str) -> None:
     """Record what the true codes cost under their own caption, under another's and under none."""
     items = grid_scenes(CAPTIONS, 11_003, split)
@@ -243,28 +289,33 @@ def nats(name: str, model: Dalle, split: str) -> None:
 
 
 @torch.no_grad()
-def clip_vectors(items: list[Scene], pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Chapter 10's vectors of pictures and of captions."""
+def clip_vectors(items: list[Scene]) -> Tensor:
+    """Chapter 10's vectors of scenes' pictures, and of their captions: (scenes, 2, 128)."""
     clip = scene_clip(trained=True)
-    image = torch.cat([clip.encode_image(part) for part in pictures.split(250)])
-    parts = range(0, len(items), 250)
-    return image, torch.cat([clip.encode_text(scene_ids(items[i : i + 250])) for i in parts])
+    parts = [items[i : i + 250] for i in range(0, len(items), 250)]
+    image = torch.cat([clip.encode_image(scenes.render(part, 32)) for part in parts])
+    return torch.stack([image, torch.cat([clip.encode_text(scene_ids(p)) for p in parts])], dim=1)
 
 
 def train_flows() -> tuple[nn.Module, nn.Module]:
     """The prior and the decoder."""
-    items = grid_scenes(SCENES, 12_000)
-    pictures = torch.cat([scenes.render(items[i : i + 500], 32) for i in range(0, SCENES, 500)])
-    image, text = clip_vectors(items, pictures)
+    items, codes = training_scenes()
+    vectors = clip_vectors(items)
     prior, decoder = scene_flows()
 
     def prior_batch(number: int) -> tuple[Tensor, ...]:
         rows, drop = rows_and_drops(SCENES, 256, number)
-        return image[rows], text[rows], drop, torch.tensor(number)
+        return vectors[rows, 0], vectors[rows, 1:], drop[:, None], torch.tensor(number)
 
     def decoder_batch(number: int) -> tuple[Tensor, ...]:
-        rows, drop = rows_and_drops(SCENES, BATCH, number)
-        return pictures[rows], image[rows], drop, torch.tensor(number)
+        rows, neither = rows_and_drops(SCENES, BATCH, number)
+        dice = torch.Generator().manual_seed(2_000_000 + number)
+        alone = torch.rand(BATCH, generator=dice)
+        given = vectors[rows]
+        size = NOISE * torch.rand(BATCH, 1, generator=dice) * given.shape[2] ** -0.5
+        given[:, 0] += size * torch.randn(given[:, 0].shape, generator=dice)
+        drop = torch.stack([neither | (alone < ALONE), neither | (alone > 1 - ALONE)], dim=1)
+        return codes[rows], given, drop, torch.tensor(number)
 
     def loss(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         *given, number = batch
@@ -272,40 +323,107 @@ def train_flows() -> tuple[nn.Module, nn.Module]:
 
     what = "flow from CLIP's vector of a caption to one of a picture, scenes"
     train(prior, loss, prior_batch, PRIOR_STEPS, 1e-3, "prior", what)
-    what = "flow from CLIP's vector of a picture to the picture, scenes"
-    train(decoder, loss, decoder_batch, DECODER_STEPS, 2e-3, "decoder", what)
+    what = "flow from CLIP's vectors of a picture and of its caption to chapter 09's codes, scenes"
+    train(decoder, loss, decoder_batch, DECODER_STEPS, 3e-3, "decoder", what)
     return prior, decoder
+
+
+def probe() -> None:
+    """What can be read from CLIP's vectors: which shapes and which colours are there.
+
+    A small network learns it from training combinations, and is asked about others of them and
+    about held-out ones. What it cannot read there, no decoder can paint.
+    """
+    items = training_scenes()[0][:12_000]
+    vectors, present = clip_vectors(items), things(items)
+    for part, name in enumerate(("image", "text")):
+        mean, spread = vectors[:, part].mean(0), vectors[:, part].std(0)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Linear(128, 512), nn.GELU(), nn.Linear(512, 16))
+
+        def batch(number: int, part: int = part, mean=mean, spread=spread) -> tuple[Tensor, ...]:
+            dice = torch.Generator().manual_seed(number)
+            rows = torch.randint(len(items), (256,), generator=dice)
+            return (vectors[rows, part] - mean) / spread, present[rows]
+
+        def loss(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+            return nn.functional.binary_cross_entropy_with_logits(model(batch[0]), batch[1])
+
+        config = TrainConfig(PROBE_STEPS, learning_rate=2e-3, warmup=50, progress=False)
+        fit(model, loss, batch, config)
+        for split, seed in (("test", 11_001), ("train", 11_002)):
+            asked = drawn(600, seed, split)
+            with torch.no_grad():
+                found = model((clip_vectors(asked)[:, part] - mean) / spread) > 0
+            right = found == things(asked).bool()
+            for what, columns in (("shapes", slice(0, 8)), ("colours", slice(8, 16))):
+                label = f"{what} read from the {name}'s vector, combinations of split {split}"
+                value = right[:, columns].all(1).double().mean().item()
+                note(f"probe_{name}_{what}_{split}", value, label, 0.05)
+
+
+def things(items: list[Scene]) -> Tensor:
+    """Which of the eight shapes and which of the eight colours are in each scene."""
+    return torch.tensor(
+        [
+            [float(any(o.shape == name for o in scene.objects)) for name in SHAPES]
+            + [float(any(o.colour == name for o in scene.objects)) for name in COLOURS]
+            for scene in items
+        ]
+    )
 
 
 def mark_flows(prior: nn.Module, decoder: nn.Module) -> None:
     """Measure both flows on held-out combinations, together and apart."""
     wanted = drawn(FLOW_CAPTIONS, 11_001, "test")
-    image, text = clip_vectors(wanted, scenes.render(wanted, 32))
+    true = clip_vectors(wanted)
+    image, text = true.unbind(1)
 
-    def pictures(vectors: Tensor, guidance: float = 1.0, steps: int = FLOW_STEPS) -> Tensor:
-        dice = torch.Generator().manual_seed(3)
-        out = draw_flow(decoder, vectors, (3, 32, 32), dice, guidance=guidance, steps=steps)
-        return (out / 2 + 0.5).clamp(0, 1)
-
-    def vectors(guidance: float = 1.0) -> Tensor:
+    def invented(guidance: float = 1.0) -> Tensor:
         dice = torch.Generator().manual_seed(4)
-        return draw_flow(prior, text, text.shape[1:], dice, guidance=guidance, steps=16)
+        return draw_flow(prior, text[:, None], text.shape[1:], dice, guidance=guidance, steps=16)
 
-    drawn_vectors = vectors()
-    for name, found in (("text", text), ("prior", drawn_vectors)):
+    # Another picture of the same caption, for comparison: the same scene on another background.
+    after = dict(zip(BACKGROUNDS, BACKGROUNDS[1:] + BACKGROUNDS[:1], strict=True))
+    other = clip_vectors([replace(s, background=after[s.background]) for s in wanted])[:, 0]
+    from_prior = invented()
+    for name, found in (("text", text), ("prior", from_prior), ("other", other)):
         cosine = torch.cosine_similarity(found, image).mean().item()
         note(f"cosine_{name}", cosine, f"cosine of {name}'s vector and the true picture's", 0.05)
+
+    def pictures(
+        vectors: Tensor, sees: str, guidance: float = FLOW_GUIDANCE, steps: int = FLOW_STEPS
+    ) -> Tensor:
+        drop = torch.tensor([sees == "text", sees == "vector"]).expand(len(vectors), 2)
+        dice = torch.Generator().manual_seed(3)
+        both = torch.stack([vectors, text], dim=1)
+        return paint_flow(decoder, both, dice, drop=drop, guidance=guidance, steps=steps)
+
     variants = {
-        "decoder": ("true vectors", image, FLOW_GUIDANCE, FLOW_STEPS),
-        "unclip": ("prior and decoder", drawn_vectors, FLOW_GUIDANCE, FLOW_STEPS),
-        "no_prior": ("the text's vector, no prior", text, FLOW_GUIDANCE, FLOW_STEPS),
-        "prior_2": ("prior's guidance 2", vectors(2.0), FLOW_GUIDANCE, FLOW_STEPS),
-        "decoder_free": ("decoder without guidance", drawn_vectors, 1.0, FLOW_STEPS),
-        "steps_3": ("decoder's steps: 3", drawn_vectors, FLOW_GUIDANCE, 3),
+        "decoder": ("true vectors", image, "vector"),
+        "decoder_both": ("true vectors and the text", image, "both"),
+        "unclip": ("prior and decoder", from_prior, "vector"),
+        "unclip_both": ("prior and decoder, which sees the text", from_prior, "both"),
+        "no_prior": ("the text's vector in place of the prior's", text, "vector"),
+        "text_only": ("the decoder sees the text alone", text, "text"),
+        "prior_2": ("prior's guidance 2", invented(2.0), "both"),
+        "flow_guidance_1": ("decoder's guidance 1", from_prior, "both", 1.0),
+        "flow_guidance_4": ("decoder's guidance 4", from_prior, "both", 4.0),
+        "flow_steps_3": ("decoder's steps: 3", from_prior, "both", FLOW_GUIDANCE, 3),
+        "flow_steps_40": ("decoder's steps: 40", from_prior, "both", FLOW_GUIDANCE, 40),
     }
-    for name, (label, given, guidance, steps) in variants.items():
-        marks = marks_of(pictures(given, guidance, steps), wanted)
-        note_attributes(name, marks, label, wanted)
+    for name, (label, *given) in variants.items():
+        note_attributes(name, marks_of(pictures(*given), wanted), label, wanted)
+
+    known = drawn(FLOW_CAPTIONS, 11_002, "train")
+    both = clip_vectors(known)
+    dice = torch.Generator().manual_seed(5)
+    given = draw_flow(prior, both[:, 1:], text.shape[1:], dice, steps=16)
+    both = torch.stack([given, both[:, 1]], dim=1)
+    options = {"guidance": FLOW_GUIDANCE, "steps": FLOW_STEPS}
+    seen = paint_flow(decoder, both, dice, **options)
+    note_attributes("unclip_seen", marks_of(seen, known), "seen combinations", known)
 
 
 # --- emoji -------------------------------------------------------------------------------------
@@ -319,14 +437,14 @@ def train_emoji() -> Dalle:
     mirrored = codes_of(pictures.flip(3))
     model = emoji_dalle()
 
-    def batch(number: int) -> tuple[Tensor, Tensor]:
+    def batch(number: int) -> tuple[Tensor, ...]:
         rows, drop = rows_and_drops(len(data), BATCH, number)
         flip = torch.rand(BATCH, generator=torch.Generator().manual_seed(-1 - number)) < 0.5
         chosen = torch.where(flip[:, None], mirrored[rows], codes[rows])
-        return without_caption(text[rows], drop, 0), chosen
+        return without_caption(text[rows], drop, 0), chosen, hide(number)
 
     what = "DALL·E on names and pictures of training emoji, over chapter 09's codes"
-    train(model, lambda m, b: m.loss(*b), batch, EMOJI_STEPS, 3e-3, "emoji", what)
+    train(model, code_loss, batch, EMOJI_STEPS, 3e-3, "emoji", what)
     return model
 
 
@@ -380,6 +498,8 @@ def main() -> None:
     mark_flows(*train_flows())
     mark_scenes(train_scenes())
     mark_emoji(train_emoji())
+    compare_hiding()
+    probe()
 
 
 if __name__ == "__main__":
