@@ -314,7 +314,7 @@ class MultimodalTransformer(nn.Module):
 
     def _embed_images(self, batch: Batch) -> tuple[Tensor, Tensor]:
         self._check_size(batch.images)
-        tokens = self.visual.pictures(batch.images) + self.places
+        tokens = self.visual.pictures(batch.images) + F.pad(self.places, (0, 0, 0, 1))
         return tokens, batch.images_keep[:, None].expand(tokens.shape[:2])
 
     def _embed_video(self, batch: Batch) -> tuple[Tensor, Tensor]:

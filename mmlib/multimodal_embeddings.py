@@ -51,7 +51,7 @@ class VisualEmbedding(nn.Module):
     r"""Pictures to tokens by place, clips to tokens by time.
 
     With :math:`m` the map of a small convolutional network, a picture gives a token for each
-    :math:`2 \times 2` cells of it,
+    :math:`2 \times 2` cells of it, and one of the whole, :math:`x_{t,1}` below,
 
     .. math::
 
@@ -85,8 +85,8 @@ class VisualEmbedding(nn.Module):
         ValueError: a number below 1, or a width that is no multiple of 8.
 
     >>> visual = VisualEmbedding(16, 8, 8)
-    >>> visual.pictures(torch.zeros(2, 3, 32, 32)).shape  # places
-    torch.Size([2, 16, 16])
+    >>> visual.pictures(torch.zeros(2, 3, 32, 32)).shape  # places, and the whole
+    torch.Size([2, 17, 16])
     >>> visual.clips(torch.zeros(2, 8, 3, 32, 32)).shape  # times, streams
     torch.Size([2, 4, 2, 16])
     """
@@ -112,15 +112,17 @@ class VisualEmbedding(nn.Module):
 
     def pictures(
         self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch places dim"]:
-        """Embed pictures.
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Embed pictures: the places, row by row, then the whole, as a frame of a clip.
 
         Raises:
             ValueError: a wrong shape, or sides that are not multiples of 8.
         """
         self._check("images", images, 4)
-        merged = rearrange(self.looks(images), "b c (i r) (j s) -> b (i j) (r s c)", r=2, s=2)
-        return self.norms[0](self.places(merged))
+        maps = self.looks(images)
+        merged = rearrange(maps, "b c (i r) (j s) -> b (i j) (r s c)", r=2, s=2)
+        whole = self.norms[1](self.frame(_pool(maps))) + self.streams[0]
+        return torch.cat([self.norms[0](self.places(merged)), whole[:, None]], dim=1)
 
     def seen(
         self, images: Float[Tensor, "batch channels height width"]

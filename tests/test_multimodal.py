@@ -62,11 +62,11 @@ def close(found, expected, tolerance=2e-5):
 
 def test_tokens_stand_in_the_order_of_the_modalities():
     memory = make().encode(batch())
-    sizes = {"images": 16, "text": 5, "audio": 3, "video": 6}  # 20 frames of sound; 6 of a clip
+    sizes = {"images": 17, "text": 5, "audio": 3, "video": 6}  # 20 frames of sound; 6 of a clip
     assert memory.modality.tolist() == [
         number for number, name in enumerate(MODALITIES) for _ in range(sizes[name])
     ]
-    assert memory.tokens.shape == (2, 30, 16)
+    assert memory.tokens.shape == (2, 31, 16)
     assert memory.keep.all()
     for name, size in sizes.items():
         assert memory.of(name).tokens.shape == (2, size, 16)
@@ -146,6 +146,17 @@ def test_places_of_a_picture_are_merged_two_by_two():
         assert gradient[1].abs().max() == 0
 
 
+def test_the_whole_of_a_picture_is_what_a_frame_of_a_clip_looks_like():
+    visual, picture = make().visual, only("images").images
+    still = picture[:, None].expand(-1, 3, -1, -1, -1)
+    close(visual.pictures(picture)[:, 16], visual.clips(still)[:, 0, 0])
+    model, other = make(), make()
+    with torch.no_grad():
+        other.places += 1.0  # of places, and not of the whole
+    found, changed = (m.embed(only("images"))[0] for m in (model, other))
+    close(changed - found, torch.tensor([1.0] * 16 + [0.0])[:, None].expand(2, -1, 16))
+
+
 def test_what_is_seen_in_a_picture_by_hand():
     visual, picture = make().visual, only("images").images
     maps = visual.looks(picture).flatten(2)
@@ -187,9 +198,9 @@ def test_attention_weights_are_returned_and_change_nothing():
     memory = model.encode(full, return_weights=True)
     close(memory.tokens, model.encode(full).tokens)
     assert len(memory.weights) == 2
-    assert memory.weights[0].self_attention.shape == (2, 2, 30, 30)
+    assert memory.weights[0].self_attention.shape == (2, 2, 31, 31)
     _, weights = model.write(memory, torch.tensor([[4], [4]]), return_weights=True)
-    assert weights[-1].cross_attention.shape == (2, 2, 1, 30)
+    assert weights[-1].cross_attention.shape == (2, 2, 1, 31)
 
 
 # ---- writing

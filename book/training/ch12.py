@@ -1,13 +1,13 @@
 """Train one Transformer on many tasks over pictures, text, sound and clips, and one on each.
 
-The joint model meets a lesson of one task at each step (:data:`ROUND`). Beside it stand models of
-the same size that meet one task alone, as often as the joint one does; one that is not told which
-word is said when; one that sees one frame of each clip; and the joint model after some more lessons
-in which no modality is ever missing. Test scenes hold combinations of colour and shape, test clips
-of shape and heading, and test sentences voices, that training has not.
-
-Before all of that the network for looks learns to name single objects in pictures, and then stands
-still: inside the whole model, from captions alone, it does not learn shapes in that time.
+The model learns in stages (:data:`STAGES`), and each stage rehearses what came before: the network
+for looks learns to name single objects and then stands still; then come clips, speech, pictures,
+and all tasks together. Met all at once from the beginning, in as many lessons, clips and pictures
+are hardly learned. Beside it stand models of the same size: one that learns to transcribe and
+nothing else, the same without being told which word is said when, one that sees one frame of each
+clip, and the final model after some more lessons in which no modality is ever missing. Test scenes
+hold combinations of colour and shape, test clips of shape and heading, and test sentences voices,
+that training has not.
 
 Each training run keeps its state in ``runs/12_multimodal``. A run that is complete is loaded, not
 repeated, so that a measure can be taken again in little time.
@@ -43,20 +43,27 @@ from mmlib.training import TrainConfig, fit, save_weights
 MINUTES = 28
 CHECKPOINTS, RUNS = Path("mmlib/checkpoints"), Path("runs/12_multimodal")
 CARD = {"command": "make train CHAPTER=12", "seed": 0}
-#: Lessons of one round; the joint run goes round again and again.
-ROUND = (
-    *("clip", "transcribe", "both", "speak", "ask clip", "listen", "clip", "transcribe"),
-    *("caption", "events", "both", "caption", "clip", "transcribe", "speak", "summary"),
+#: Stages: their names, the tasks that take turns, and the lessons in all.
+STAGES = (
+    ("clip", ("clip",), 300),
+    ("speech", ("transcribe", "transcribe", "clip"), 600),
+    ("pictures", ("ask", "both", "caption", "listen", "ask", "transcribe", "clip", "both"), 560),
+    (
+        "joint",
+        (
+            *("clip", "transcribe", "both", "speak", "ask clip", "listen", "events", "transcribe"),
+            *("caption", "speak", "both", "summary", "ask", "clip", "speak", "transcribe"),
+        ),
+        960,
+    ),
 )
-ROUNDS, TUNE, NAMED = 100, 60, 300
-#: Items of a lesson; 32 where nothing is said.
-BATCH = {"clip": 64, "caption": 64, "ask clip": 48, "events": 16, "summary": 16, "speak": 24}
+NAMED, ALONE, TUNE = 300, 400, 60
+#: Items of a lesson; 32 where nothing is said. The first stage has more.
+BATCH = {"clip": 24, "ask": 48, "ask clip": 48, "events": 16, "summary": 16, "speak": 24}
 VOICES = ("f3", "m3")
 #: What the network for looks learns to name.
 KINDS = (scenes.SIZES, scenes.COLOURS, scenes.SHAPES)
 SIZES = {"spoken": 3000, "sayings": 360, "test": 240}
-#: Lessons of the models of one task.
-SINGLES = {"clip": ("clip",), "transcribe": ("transcribe",), "answer": ("both", "listen", "both")}
 
 
 @cache
@@ -78,7 +85,12 @@ def lessons(split: str) -> Lessons:
 
 
 def lesson(
-    task: str, number: int, drop: float = 0.5, frame: int | None = None, aligned: bool = True
+    task: str,
+    number: int,
+    drop: float = 0.5,
+    frame: int | None = None,
+    aligned: bool = True,
+    count: int | None = None,
 ) -> Lesson:
     """A training lesson, with modality dropout where a question is both typed and spoken.
 
@@ -88,8 +100,9 @@ def lesson(
         drop: Probability that a question is not typed, or not spoken.
         frame: Show this frame of clips alone.
         aligned: Tell which word is said when.
+        count: How many items, :data:`BATCH` by default.
     """
-    found = lessons("train")(task, number, BATCH.get(task, 32))
+    found = lessons("train")(task, number, count or BATCH.get(task, 32))
     if not aligned:
         found = found._replace(aligned=None)
     inputs = found.inputs
@@ -153,18 +166,22 @@ def looks() -> dict[str, Tensor]:
 
 
 def train(
-    name: str, make: Callable[[int], Lesson], steps: int, start: dict | None = None
+    name: str,
+    make: Callable[[int], Lesson],
+    steps: int,
+    start: MultimodalTransformer | None = None,
+    rate: float = 3e-3,
 ) -> MultimodalTransformer:
-    """Train a model of the one size, from given weights or from scratch, or load it."""
+    """Train a model of the one size, from another's weights or from scratch, or load it."""
     torch.manual_seed(0)
     model = MultimodalTransformer(config(voices=len(VOICES), dropout=0.05))
     model.visual.looks.load_state_dict(looks())
     model.visual.looks.requires_grad_(False)
     if start is not None:
-        model.load_state_dict(start)
+        model.load_state_dict(start.state_dict())
     settings = TrainConfig(
         steps,
-        learning_rate=3e-3 if start is None else 3e-4,
+        learning_rate=rate,
         warmup=max(1, steps // 20),
         weight_decay=0.05,
         precision="bf16",
@@ -345,8 +362,12 @@ def turn(tasks: tuple[str, ...], **options: float) -> Callable[[int], Lesson]:
 
 def main() -> None:
     """Train and measure every model; keep the weights of the joint one."""
-    steps = ROUNDS * len(ROUND)
-    model = train("joint", turn(ROUND), steps)
+    model, steps = None, 0
+    for name, tasks, count in STAGES:
+        items = {"count": 64} if model is None else {}
+        model, steps = train(name, turn(tasks, **items), count, model), steps + count
+        if name == "clip":
+            mark_clips(model, "single", "one task alone")
     card = CARD | {"data": "scenes, clips and synthetic speech, split train", "steps": steps}
     save_weights(model, CHECKPOINTS / "12_multimodal.safetensors", card, dtype=torch.bfloat16)
     mark_speech(model, "joint", "joint")
@@ -355,19 +376,13 @@ def main() -> None:
     mark_pictures(model)
     mark_long(model)
     mark_synthesis(model)
-    count = {name: ROUNDS * sum(map(ROUND.count, set(t))) for name, t in SINGLES.items()}
-    alone = train("transcribe", turn(SINGLES["transcribe"]), count["transcribe"])
-    mark_speech(alone, "single", "one task alone")
-    alone = train("clip", turn(SINGLES["clip"]), count["clip"])
-    mark_clips(alone, "single", "one task alone")
-    still = train("frame", turn(SINGLES["clip"], frame=4), count["clip"])
+    still = train("frame", turn(("clip",), frame=4, count=64), STAGES[0][2])
     mark_clips(still, "frame", "one frame", frame=4)
-    alone = train("answer", turn(SINGLES["answer"]), count["answer"])
-    mark_answers(alone, "single", "one task alone")
-    untold = train("untold", turn(SINGLES["transcribe"], aligned=False), count["transcribe"])
+    alone = train("transcribe", turn(("transcribe",)), ALONE)
+    mark_speech(alone, "single", "one task alone")
+    untold = train("untold", turn(("transcribe",), aligned=False), ALONE)
     mark_speech(untold, "untold", "one task alone, not told which word is said when")
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    always = train("always", turn(("both",), drop=0.0), TUNE, state)
+    always = train("always", turn(("both",), drop=0.0), TUNE, model, rate=3e-4)
     mark_answers(always, "always", "after lessons in which nothing is missing")
 
 
