@@ -192,9 +192,9 @@ def test_the_penalty_is_chosen_on_topics_that_were_left_out():
     topics = [f"topic {i % 4}" for i in range(60)]
     turn = torch.linalg.qr(torch.randn(8, 8, generator=draw)).Q
     assert choose_penalty(q, q @ turn, torch.eye(60) > 0, topics, (0.01, 100.0)) == 0.01
-    # Each topic turns its questions in a way of its own, and hardly.
+    # Each topic turns its questions in a way of its own: what is learned on it fits no other.
     own = [torch.linalg.qr(torch.randn(8, 8, generator=draw)).Q for _ in range(4)]
-    r = torch.stack([0.9 * q[i] + 0.6 * q[i] @ own[i % 4] for i in range(60)])
+    r = torch.stack([0.9 * q[i] + 1.5 * q[i] @ own[i % 4] for i in range(60)])
     assert choose_penalty(q, r, torch.eye(60) > 0, topics, (0.01, 100.0)) == 100.0
 
 
