@@ -80,7 +80,7 @@ class Lesson(NamedTuple):
     """A batch of one task.
 
     Attributes:
-        task: One of :data:`TASKS`.
+        task: One of ``TASKS``.
         inputs: What is read; a question may be typed, spoken or both. ``targets`` are the words to
             write, closed by the end token.
         steps: For ``"speak"``: how long each token takes.
@@ -160,7 +160,7 @@ class Lessons:
         """A lesson.
 
         Args:
-            task: One of :data:`TASKS`, but instead of ``"answer"`` one of ``"ask"`` (a picture and
+            task: One of ``TASKS``, but instead of ``"answer"`` one of ``"ask"`` (a picture and
                 a typed question), ``"listen"`` (a spoken one), ``"both"`` (the same question typed
                 and spoken) and ``"ask clip"``.
             number: Which lesson of the task.

@@ -352,7 +352,7 @@ TEACHING = [path for path in common.chapters() if not path.stem.startswith("00")
 def test_a_chapter_has_its_module_its_tests_and_its_exercises(chapter):
     number, _, name = chapter.stem.partition("_")
     module = MODULE_OF.get(name, name)
-    assert (ROOT / "mmlib" / f"{module}.py").exists()
+    assert exists(module)
     assert (ROOT / "tests" / f"test_{module}.py").exists()
     assert (ROOT / "mmlib" / "exercises" / f"ch{number}.py").exists()
 
@@ -405,7 +405,17 @@ LAYERS = [
     ["dalle_generate", "unclip"],
     ["painters"],
     ["ctc", "packing"],
-    ["multimodal_embeddings", "multimodal", "speech_synthesis", "multimodal_tasks"],
+    [
+        "modality_dropout",
+        "durations",
+        "multimodal_embeddings",
+        "multimodal",
+        "multimodal_decoding",
+        "speech_synthesis",
+        "multimodal_words",
+        "multimodal_lessons",
+        "multimodal_tasks",
+    ],
     ["adapters", "adversarial"],
     ["vqa"],
     ["scene_vqa", "easy_model", "vqa_coco"],
