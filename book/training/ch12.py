@@ -56,10 +56,29 @@ STAGES = (
         ),
         960,
     ),
+    # What the stages before had too few lessons of.
+    (
+        "practice",
+        (
+            *("events", "speak", "caption", "ask", "summary", "speak", "both", "clip"),
+            *("events", "speak", "caption", "transcribe", "listen", "speak", "ask", "events"),
+        ),
+        2400,
+    ),
+    (
+        "all",
+        (
+            *("speak", "caption", "transcribe", "ask clip", "events", "ask", "speak", "clip"),
+            *("summary", "transcribe", "both", "listen", "speak", "caption", "events", "ask"),
+        ),
+        1600,
+    ),
 )
 NAMED, ALONE, TUNE = 300, 400, 60
 #: Items of a lesson; 32 where nothing is said. The first stage has more.
 BATCH = {"clip": 24, "ask": 48, "ask clip": 48, "events": 16, "summary": 16, "speak": 24}
+#: More of some of them in the last stage.
+PRACTICE = BATCH | {"events": 32, "summary": 32, "caption": 64, "ask": 64}
 VOICES = ("f3", "m3")
 #: What the network for looks learns to name.
 KINDS = (scenes.SIZES, scenes.COLOURS, scenes.SHAPES)
@@ -91,6 +110,7 @@ def lesson(
     frame: int | None = None,
     aligned: bool = True,
     count: int | None = None,
+    sizes: dict[str, int] | None = None,
 ) -> Lesson:
     """A training lesson, with modality dropout where a question is both typed and spoken.
 
@@ -100,9 +120,10 @@ def lesson(
         drop: Probability that a question is not typed, or not spoken.
         frame: Show this frame of clips alone.
         aligned: Tell which word is said when.
-        count: How many items, :data:`BATCH` by default.
+        count: How many items of any task.
+        sizes: How many of each, :data:`BATCH` by default.
     """
-    found = lessons("train")(task, number, count or BATCH.get(task, 32))
+    found = lessons("train")(task, number, count or (sizes or BATCH).get(task, 32))
     if not aligned:
         found = found._replace(aligned=None)
     inputs = found.inputs
@@ -349,7 +370,7 @@ def mark_synthesis(model: MultimodalTransformer) -> None:
         note(f"synthesis_{kind}", rate, f"word error rate of the recogniser: {kind}", 0.05)
 
 
-def turn(tasks: tuple[str, ...], **options: float) -> Callable[[int], Lesson]:
+def turn(tasks: tuple[str, ...], **options) -> Callable[[int], Lesson]:
     """Lessons of these tasks in turn, each with its own numbers."""
 
     def make(n: int) -> Lesson:
@@ -364,7 +385,11 @@ def main() -> None:
     """Train and measure every model; keep the weights of the joint one."""
     model, steps = None, 0
     for name, tasks, count in STAGES:
-        items = {"count": 64} if model is None else {}
+        items = {
+            "clip": {"count": 64},
+            "practice": {"sizes": PRACTICE},
+            "all": {"sizes": PRACTICE},
+        }.get(name, {})
         model, steps = train(name, turn(tasks, **items), count, model), steps + count
         if name == "clip":
             mark_clips(model, "single", "one task alone")
