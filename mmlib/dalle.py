@@ -340,6 +340,7 @@ def _check_codes(codes: Tensor, config: DalleConfig, batch: int, complete: bool 
 
 
 def check_ids(name: str, ids: Tensor, size: int) -> None:
+    """Raise an error unless these are whole numbers below ``size``."""
     if ids.is_floating_point() or ids.dtype == torch.bool:
         raise TypeError(f"{name} must hold whole numbers: got {ids.dtype}")
     # On an accelerator reading the values would make the host wait.
