@@ -1,152 +1,26 @@
-r"""Fine-tuning with few parameters (参数高效微调): LoRA, BitFit, and which parameters learn.
+"""Named adapters of a whole model (适配器): switched, and saved apart from it, for chapter 13.
 
-A model stays as it was trained, and a small addition learns the new task. Two additions:
-
-* **LoRA** (低秩适配) adds to a matrix :math:`W` a product of two thin ones,
-
-  .. math:: W' = W + \frac{\alpha}{r}\, B A, \qquad
-            A \in \mathbb{R}^{r \times d_\text{in}},\; B \in \mathbb{R}^{d_\text{out} \times r}
-
-  with :math:`B = 0` at first, so that nothing changes before the first step. Merged into
-  :math:`W` it costs nothing at inference.
-* **BitFit** trains the biases, and nothing else.
-
-A new task also has a new classifier, which must learn: what learns is always an explicit list
-(:func:`train_only`), and the heads belong to it.
+A model stays as it was trained; for each task an adapter is hung on it, which is a
+:class:`~mmlib.lora.LoRALinear` addition to each of some layers and a head of its own.
 
 References:
-    Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, ICLR 2022. Ben Zaken et al.,
-    *BitFit*, ACL 2022.
+    Houlsby et al., *Parameter-Efficient Transfer Learning for NLP*, ICML 2019, whose adapters are
+    small layers between the model's; those here are the additions of :mod:`mmlib.lora`.
 """
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-__all__ = ["Adapters", "Heads", "LoRALinear", "bitfit", "count", "head_only", "train_only"]
+from mmlib.lora import LoRALinear
 
-
-class LoRALinear(nn.Module):
-    r"""A linear layer with low-rank additions, of which at most one is in use.
-
-    .. math:: y = W x + b + \frac{\alpha}{r}\, B\,(A\,\operatorname{dropout}(x))
-
-    Args:
-        base: The layer; it is used itself, and frozen.
-
-    Attributes:
-        base: As given.
-        down: :math:`A` of each addition by name, drawn as torch draws a linear layer's weights.
-        up: :math:`B` of each, zeros at first.
-        active: The name of the one in use, or None.
-        merged: The name of the one that is inside ``base.weight`` at present, or None.
-    """
-
-    def __init__(self, base: nn.Linear) -> None:
-        super().__init__()
-        if not isinstance(base, nn.Linear):
-            raise TypeError(f"base must be a linear layer: got {type(base).__name__}")
-        self.base = base.requires_grad_(False)
-        self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
-        self.factors: dict[str, float] = {}
-        self.dropouts: dict[str, float] = {}
-        self.active: str | None = None
-        self.merged: str | None = None
-        self._plain: Tensor | None = None
-
-    @property
-    def weight(self) -> Float[Tensor, "out in"]:
-        r"""The matrix in effect, :math:`W + \frac{\alpha}{r} B A`.
-
-        Layers that use a part of a projection (queries only, in cross-attention) read this and
-        not the layer's output; without it they would pass the addition by.
-        """
-        if self.active is None or self.merged is not None:
-            return self.base.weight
-        return self.base.weight + self.delta(self.active)
-
-    @property
-    def bias(self) -> Float[Tensor, " out"] | None:
-        """That of the base."""
-        return self.base.bias
-
-    def add(
-        self,
-        name: str,
-        rank: int,
-        alpha: float | None = None,
-        dropout: float = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        r"""Add an addition and use it.
-
-        Args:
-            name: Of the addition.
-            rank: :math:`r`.
-            alpha: :math:`\alpha`, by default the rank: a factor of 1.
-            dropout: Probability, on what enters :math:`A`.
-            generator: Of the random draw.
-
-        Raises:
-            ValueError: A number is out of range, the name is taken, or one is merged.
-        """
-        wide = min(self.base.weight.shape)
-        if not 1 <= rank <= wide:
-            raise ValueError(f"rank must be from 1 to {wide}, the layer's smaller side: got {rank}")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout must lie in [0, 1): got {dropout}")
-        if not name or "." in name or name in self.down:
-            raise ValueError(f"name must be new, not empty and without a dot: got {name!r}")
-        self._need_apart()
-        weight = self.base.weight
-        bound = weight.shape[1] ** -0.5
-        draw = torch.rand(rank, weight.shape[1], generator=generator)
-        self.down[name] = nn.Parameter(((2 * draw - 1) * bound).to(weight))
-        self.up[name] = nn.Parameter(weight.new_zeros(weight.shape[0], rank))
-        self.factors[name] = (rank if alpha is None else alpha) / rank
-        self.dropouts[name] = dropout
-        self.active = name
-
-    def delta(self, name: str) -> Float[Tensor, "out in"]:
-        r"""What is added to the matrix: :math:`\frac{\alpha}{r} B A`."""
-        return self.factors[name] * self.up[name] @ self.down[name]
-
-    def forward(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
-        """Apply the base and the addition in use, without forming their sum."""
-        y = self.base(x)
-        if self.active is None or self.merged is not None:
-            return y
-        name = self.active
-        low = F.linear(F.dropout(x, self.dropouts[name], self.training), self.down[name])
-        return y + self.factors[name] * F.linear(low, self.up[name])
-
-    @torch.no_grad()
-    def merge(self) -> None:
-        """Put the addition in use into the base's matrix, which is kept to be put back."""
-        self._need_apart()
-        if self.active is not None:
-            self._plain = self.base.weight.detach().clone()
-            self.base.weight.add_(self.delta(self.active))
-            self.merged = self.active
-
-    @torch.no_grad()
-    def unmerge(self) -> None:
-        """Put the base's matrix back, bit for bit: subtracting would leave a rounding error."""
-        if self.merged is not None:
-            self.base.weight.copy_(self._plain)
-            self._plain, self.merged = None, None
-
-    def _need_apart(self) -> None:
-        if self.merged is not None:
-            raise ValueError(f"{self.merged!r} is merged into the weights: unmerge it first")
+__all__ = ["Adapters", "Heads"]
 
 
 class Heads(nn.Module):
@@ -171,8 +45,9 @@ class Adapters:
     """Named LoRA adapters of one model, each with heads of its own.
 
     The model is changed in place: the linear layers named by ``targets`` become
-    :class:`LoRALinear`, the modules named by ``heads`` become :class:`Heads`, and nothing but the
-    adapter in use learns. With no adapter in use the model computes what it computed before.
+    :class:`~mmlib.lora.LoRALinear`, the modules named by ``heads`` become :class:`Heads`, and
+    nothing but the adapter in use learns. With no adapter in use the model computes what it
+    computed before.
 
     Args:
         model: The model.
@@ -190,6 +65,7 @@ class Adapters:
         ValueError: A target fits no linear layer, a head is no module of the model, or the model
             has adapters already.
 
+    >>> from mmlib.trainable import count
     >>> model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> adapters = Adapters(model, targets=["0"], heads=["2"])
     >>> adapters.add("colours", rank=2, new_heads={"2": nn.Linear(8, 5)})
@@ -240,7 +116,7 @@ class Adapters:
         Args:
             name: Of the adapter.
             rank: Of each addition; lower where a layer is narrower.
-            alpha: See :meth:`LoRALinear.add`.
+            alpha: See :meth:`mmlib.lora.LoRALinear.add`.
             dropout: The same.
             seed: Of the random draw.
             new_heads: Modules in place of copies of the model's heads.
@@ -274,7 +150,7 @@ class Adapters:
         if name is not None and name not in self.names:
             raise ValueError(f"name must be one of {self.names} or None: got {name!r}")
         for layer in self.layers.values():
-            layer._need_apart()
+            layer.need_apart()
         for module in (*self.layers.values(), *self.heads.values()):
             module.active = name
         self.active = name
@@ -356,63 +232,6 @@ class Adapters:
             start = f"{place}.own."
             own = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
             head.own[name].load_state_dict(own)
-
-
-def train_only(model: nn.Module, wanted: Callable[[str], bool] | Sequence[str]) -> int:
-    """Let these parameters learn, and no others.
-
-    Args:
-        model: The model.
-        wanted: A function of a parameter's name, or the starts of names, each of which must fit
-            at least one.
-
-    Returns:
-        How many numbers learn.
-
-    Raises:
-        ValueError: Nothing would learn, or one of the starts fits nothing.
-
-    >>> model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
-    >>> train_only(model, ["1."]), [p.requires_grad for p in model.parameters()]
-    (8, [False, False, True, True])
-    """
-    names = [name for name, _ in model.named_parameters()]
-    if not callable(wanted):
-        starts = tuple(wanted)
-        for start in starts:
-            if not any(name.startswith(start) for name in names):
-                raise ValueError(f"wanted must be starts of parameters' names: got {start!r}")
-        wanted = lambda name: name.startswith(starts)  # noqa: E731
-    chosen = {name for name in names if wanted(name)}
-    if not chosen:
-        raise ValueError("wanted must leave something to learn: it fits no parameter")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in chosen)
-    return count(model)
-
-
-def head_only(model: nn.Module, heads: Sequence[str] = ("head",)) -> int:
-    """Let the heads learn: a linear probe (线性探测). See :func:`train_only`."""
-    return train_only(model, [f"{head}." for head in heads])
-
-
-def bitfit(model: nn.Module, heads: Sequence[str] = ("head",)) -> int:
-    """Let every bias learn, and the heads: BitFit. Those of norms are biases, too.
-
-    >>> bitfit(nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2)), ["2"])
-    14
-    """
-    starts = tuple(f"{head}." for head in heads)
-    for start in starts:
-        if not any(name.startswith(start) for name, _ in model.named_parameters()):
-            raise ValueError(f"heads must be names of modules of the model: got {start[:-1]!r}")
-    return train_only(model, lambda n: n.startswith(starts) or n.rpartition(".")[2] == "bias")
-
-
-def count(model: nn.Module, *, all_parameters: bool = False) -> int:
-    """How many numbers learn, or how many there are."""
-    chosen = (p for p in model.parameters() if all_parameters or p.requires_grad)
-    return sum(p.numel() for p in chosen)
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -1,4 +1,4 @@
-r"""Questions about scenes as tensors, and the small :class:`~mmlib.vqa.Reader` of chapter 13.
+r"""Questions about scenes as tensors, and the small :class:`~mmlib.reader.Reader` of chapter 13.
 
 The reader's picture encoder is four convolutions whose 8 × 8 regions are put together by fours: 16
 tokens of 8 × 8 pixels each. Every region costs every question a key and a value in every block, so
@@ -23,8 +23,8 @@ from mmlib.data.scenes import COLOURS, DEFAULT_HOLDOUT, SHAPES, SIZES, Scene
 from mmlib.encoders.encoded import Encoded
 from mmlib.encoders.regions import check_images, encode_tokens
 from mmlib.encoders.small_cnn import SmallCNN
+from mmlib.reader import Reader, ReaderConfig
 from mmlib.training import load_weights
-from mmlib.vqa import Reader, ReaderConfig
 
 __all__ = [
     "PLACE_ANSWERS",

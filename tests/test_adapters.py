@@ -7,9 +7,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from mmlib.adapters import Adapters, Heads, LoRALinear, bitfit, count, head_only, train_only
+from mmlib.adapters import Adapters, Heads
 from mmlib.attention import MultiHeadAttention
 from mmlib.block import TransformerBlock, TransformerConfig
+from mmlib.lora import LoRALinear
+from mmlib.trainable import bitfit, count, head_only, train_only
 from mmlib.training import TrainConfig, fit
 
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from mmlib.encoders.small_cnn import SmallCNN
 from mmlib.encoders.text import TextTransformer, TextTransformerConfig
 from mmlib.fusion import OPERATORS
-from mmlib.vqa import VQA, Reader, ReaderConfig, VQAConfig, soft_target_loss
+from mmlib.reader import LOUD_PLACES, LOUD_WORDS, Reader, ReaderConfig
+from mmlib.vqa import VQA, VQAConfig, soft_target_loss
 
 
 def draw(*shape, seed=0):
@@ -111,6 +112,19 @@ def test_the_weights_are_of_answer_token_and_words_to_regions():
         assert (layer.self_attention[1, :, 0, 3:] == 0).all()
         assert (layer.self_attention[..., 0] > 0).all()  # the answer token is read, too
     assert reader()(IDS, KEEP, IMAGES, OF).weights is None
+
+
+def test_places_start_as_loud_as_what_is_there():
+    # Four pictures, all their regions alike: only where a region is can tell it from its neighbour.
+    torch.manual_seed(0)
+    model = Reader(SmallCNN(8), ReaderConfig(12, 5, regions=16, dim=64, heads=2))
+    shown = model.region_map(draw(4, 1, 8)).expand(4, 16, 64)
+    regions = model.region_norm(shown + model.region_pos)
+    where = regions.var(dim=1).mean()
+    what = model.region_norm(shown).var(dim=0).mean()
+    assert where > what / 4
+    assert model.region_pos.std() == pytest.approx(LOUD_PLACES, rel=0.1)
+    assert model.token.weight.std() == pytest.approx(LOUD_WORDS, rel=0.1)
 
 
 def test_a_new_head_is_the_seeds_and_leaves_the_rest():

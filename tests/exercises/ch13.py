@@ -5,9 +5,10 @@ from collections import Counter
 import torch
 import torch.nn.functional as F
 
-from mmlib.adapters import LoRALinear, bitfit
 from mmlib.adversarial import project
+from mmlib.lora import LoRALinear
 from mmlib.metrics.vqa_accuracy import vqa_accuracy
+from mmlib.trainable import bitfit
 
 
 def prior(questions, answers, asked):
