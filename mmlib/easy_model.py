@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmlib.data.easy_vqa import ANSWERS, EasyVQA
 from mmlib.encoders.bert import Bert
 from mmlib.encoders.encoded import Encoded
+from mmlib.encoders.pooling import check_text
 from mmlib.encoders.small_cnn import SmallCNN
 from mmlib.encoders.text import embed_texts
 from mmlib.encoders.tokenizers import wordpiece_tokenizer
@@ -84,7 +85,13 @@ class KnownQuestions(nn.Module):
         *,
         return_weights: bool = False,
     ) -> Encoded:
-        """Look the vectors up."""
+        """Look the vectors up.
+
+        Raises:
+            TypeError: ``ids`` does not hold integers, or ``keep`` is not boolean.
+            ValueError: a wrong shape, or a number that is no question's.
+        """
+        check_text(ids, keep, len(self.texts), max_length=1)
         pooled = self.vectors[ids[:, 0]]
         keep = torch.ones_like(ids, dtype=torch.bool) if keep is None else keep
         return Encoded(pooled[:, None], keep, pooled)

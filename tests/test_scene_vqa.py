@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mmlib.data import easy_vqa, scenes
 from mmlib.data.scenes import DEFAULT_HOLDOUT
@@ -17,6 +18,7 @@ from mmlib.easy_model import (
 )
 from mmlib.easy_model import easy_vqa as easy_model
 from mmlib.scene_vqa import (
+    CHECKPOINTS,
     PLACE_ANSWERS,
     SCENE_ANSWERS,
     VOCABULARY,
@@ -75,12 +77,15 @@ def test_a_batch_is_whole_pictures_with_their_questions(asked):
             assert tuple(ids[row][keep[row]].tolist()) in known
     assert torch.equal(draw(3)[4], answers)
     assert not torch.equal(batches(asked, 5, seed=3)(3)[2], images)
+    # And no seed's run is another's, begun later.
+    assert not torch.equal(batches(asked, 5, seed=3)(2)[2], images)
 
 
 def test_what_is_hidden_is_hidden(asked):
     dark, mute = blind(asked, "pictures"), blind(asked, "words")
     assert not dark.images.any() and torch.equal(dark.ids, asked.ids)
     assert mute.ids.unique().tolist() == [1] and torch.equal(mute.images, asked.images)
+    assert mute.ids.shape == (len(asked), 1) and mute.keep.all()  # nor how many words there were
     assert asked.images.any() and asked.keep.any()
 
 
@@ -96,6 +101,22 @@ def test_four_regions_become_one():
             )
     with pytest.raises(ValueError, match="multiples of 8"):
         tower(torch.rand(1, 3, 20, 16))
+
+
+def test_a_tower_in_training_looks_in_eval_mode_and_goes_on(asked):
+    few, tower = asked.first(20), scene_reader().image
+    want = looked_at(few, tower).images
+    stood = {name: value.clone() for name, value in tower.state_dict().items()}
+    assert torch.equal(looked_at(few, tower.train()).images, want)
+    assert all(module.training for module in tower.modules())
+    assert all(torch.equal(value, stood[name]) for name, value in tower.state_dict().items())
+
+
+def test_the_tower_is_that_of_chapter_08():
+    state = load_file(CHECKPOINTS / "08_scenes_lstm.safetensors")
+    tower = scene_reader(seed=3).image.inner.state_dict()
+    for name, value in tower.items():
+        torch.testing.assert_close(value, state[f"encoder.{name}"].to(value.dtype), rtol=0, atol=0)
 
 
 def test_a_locked_tower_looks_once(asked):
@@ -186,6 +207,52 @@ def test_easy_batches_pass_over_all_pictures():
         assert answers[of == k].tolist() == train.answers[mine].tolist()
 
 
+def test_easy_batches_are_moved_a_little_mirrored_half_of_the_time_and_in_a_new_order():
+    train, questions = small_easy()
+    draw = easy_batches(train, questions, pictures=30, seed=1)
+    pictures = train.images.float() / 255
+    moves, mirrored, orders = set(), 0, set()
+    for n in range(24):  # each is an epoch
+        images, order = draw(n)[2], []
+        first = None
+        for image in images[:3]:
+            for number, picture in enumerate(pictures):
+                both = (picture, picture.flip(2))
+                if not torch.equal(picture.flatten(1).sort(1)[0], image.flatten(1).sort(1)[0]):
+                    continue
+                order.append(number)
+                if first is None:  # one move for all pictures of a batch
+                    fits = [
+                        (side, down, along)
+                        for side, seen in enumerate(both)
+                        for down in range(-5, 6)
+                        for along in range(-5, 6)
+                        if torch.equal(seen.roll((down, along), (1, 2)), image)
+                    ]
+                    assert fits
+                    first = fits[0]
+        orders.add(tuple(order))
+        mirrored += first[0]
+        moves.add(first[1:])
+    assert len(orders) > 12 and 3 < mirrored < 21
+    assert len(moves) > 12
+    assert max(abs(move) for pair in moves for move in pair) == 4
+
+
+def test_the_fusion_and_the_norms_are_those_asked_for():
+    _, questions = small_easy()
+    state = torch.random.get_rng_state()
+    plain, product = (
+        easy_model(questions, "concat", normalise=False),
+        easy_model(questions, "product"),
+    )
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert (plain.config.fusion, plain.config.normalise) == ("concat", False)
+    assert (product.config.fusion, product.config.normalise) == ("product", True)
+    weights = [easy_model(questions, seed=seed).head[2].weight for seed in (0, 0, 1)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
 def test_answers_and_accuracy_of_easy_vqa():
     train, questions = small_easy()
     model = easy_model(questions)
@@ -208,6 +275,7 @@ BAD = [
     (lambda a: KnownQuestions(["a", "a"]), "texts"),
     (lambda a: KnownQuestions(["a"], torch.zeros(2, 3)), "vectors"),
     (lambda a: KnownQuestions(["a"], torch.zeros(1, 3)).ids(["b"]), "known"),
+    (lambda a: KnownQuestions(["a"], torch.zeros(1, 3))(torch.tensor([[1]])), "ids"),
 ]
 
 

@@ -1,5 +1,6 @@
 """The command for VQAv2 on a folder in its format: it learns, sees the pictures, and reports."""
 
+import inspect
 import json
 
 import pytest
@@ -74,6 +75,17 @@ def test_targets_are_those_of_the_data_set(folder):
         assert torch.equal(dense, want)
 
 
+def test_an_epoch_is_every_question_once_in_a_new_order():
+    ten = torch.arange(10.0)
+    train = vqa_coco.Encodings(ten[:, None], -ten[:, None], torch.arange(10))
+    draw = inspect.unwrap(vqa_coco._batches)(train, ten[:, None], 5, seed=0)
+    epochs = [torch.cat([draw(n)[0] for n in (k, k + 1)]).flatten() for k in (0, 2)]
+    assert all(sorted((-epoch).tolist()) == ten.tolist() for epoch in epochs)
+    assert not torch.equal(*epochs)
+    questions, pictures, targets = draw(0)
+    assert torch.equal(-questions, pictures) and torch.equal(pictures, targets)
+
+
 def test_it_learns_and_reports(folder, small, tmp_path):
     settings = Settings(
         str(folder), str(tmp_path), dim=32, at_least=2, epochs=20, batch_size=32,
@@ -88,8 +100,13 @@ def test_it_learns_and_reports(folder, small, tmp_path):
     assert 0.2 < report["validation"]["overall"] <= report["reach"] <= 1
     # Blank pictures are another model's input: the answers change.
     assert report["question_only"]["overall"] != report["validation"]["overall"]
+    assert set(report["validation"]["by_type"]) == {item.answer_type for item in data.items}
     names = json.loads((tmp_path / "answers.json").read_text())
     assert report["answers"] == len(names)
+    trained = Questions(*(folder / name for name in vqa_coco.FILES["train"]))
+    assert (
+        names == list(trained.vocabulary(at_least=2).answers) != list(trained.vocabulary(9).answers)
+    )
     always = [vqa_accuracy(names[0], item.answers) for item in data.items]
     assert report["validation"]["overall"] > sum(always) / len(always) - 0.1
 

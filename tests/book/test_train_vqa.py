@@ -171,4 +171,4 @@ def test_a_watched_run_is_measured_on_the_way_and_may_start_quiet(script, few, m
     assert [name for name in noted if name.endswith("all")] == ["curve_2_all", "curve_4_all"]
     assert {name.rpartition("_")[2] for name in noted} == {"all", *asked.kinds}
     quiet = script.reader_run(asked, 1, places=0.02)
-    assert quiet.region_pos.std() == pytest.approx(0.02, abs=0.01)
+    assert quiet.region_pos.std().item() == pytest.approx(0.02, abs=0.01)
