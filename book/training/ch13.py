@@ -8,6 +8,7 @@ against adversaries. Last easy-VQA: 400 of the training pictures choose the step
 is looked at once a seed.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -107,18 +108,24 @@ def reader_run(
     seed: int = 0,
     watched: tuple[Asked, int] | None = None,
     places: float = LOUD_PLACES,
+    whole: int | None = None,
 ) -> Reader:
     """A reader on a locked picture tower, whose tokens the questions hold.
 
     With ``watched`` questions its accuracy on them is noted so many times on the way; ``places`` is
-    the spread of the regions' places at the start.
+    the spread of the regions' places at the start. The steps may be the first of a ``whole`` run of
+    so many, at whose rates they are made.
     """
+    whole = whole or steps
+    warmup = whole // 20
+    end = (1 + math.cos(math.pi * (steps - warmup) / (whole - warmup))) / 2
     model = scene_reader(seed=seed)
     model.region_pos.data.mul_(places / LOUD_PLACES)
     config = TrainConfig(
         steps,
         learning_rate=2e-3,
-        warmup=steps // 20,
+        warmup=warmup,
+        final=end,
         weight_decay=0.02,
         evaluate_every=0 if watched is None else steps // watched[1],
         progress=False,
@@ -156,7 +163,7 @@ def scene_runs(steps: int = 8000, blind_steps: int = 1500) -> tuple[Asked, Asked
     card = CARD | {"data": "questions about scenes, split train", "steps": steps}
     save_weights(model, CHECKPOINTS / "13_scenes.safetensors", card, dtype=torch.bfloat16)
     note("distinct", len(set(train.texts)), "distinct questions of training", 0)
-    quiet = reader_run(train, steps // 4, places=0.02)
+    quiet = reader_run(train, steps // 4, places=0.02, whole=steps)
     for kind, share in accuracies(quiet, seen).items():
         text = f"scenes, places that start quiet, {steps // 4} steps, seen: {kind}"
         note(f"quiet_{steps // 4}_{kind}", share, text, 0.1, seed=0)

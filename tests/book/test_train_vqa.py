@@ -10,6 +10,7 @@ import torch
 from mmlib.data import scenes
 from mmlib.data.scene_places import FORMS
 from mmlib.scene_vqa import ask_places, ask_scenes, batches
+from mmlib.training.optimizer import learning_rate_at
 
 SCRIPT = Path(__file__).parents[2] / "book" / "training" / "ch13.py"
 
@@ -172,3 +173,20 @@ def test_a_watched_run_is_measured_on_the_way_and_may_start_quiet(script, few, m
     assert {name.rpartition("_")[2] for name in noted} == {"all", *asked.kinds}
     quiet = script.reader_run(asked, 1, places=0.02)
     assert quiet.region_pos.std().item() == pytest.approx(0.02, abs=0.01)
+
+
+def test_the_first_steps_of_a_run_are_made_at_its_rates(script, few, monkeypatch):
+    configs = []
+    monkeypatch.setattr(script, "fit", lambda *given, **more: configs.append(given[3]))
+    for steps, whole in ((2000, 8000), (8000, None)):
+        script.reader_run(few, steps, whole=whole)
+
+    def rates(c):
+        return [
+            learning_rate_at(n, c.steps, c.learning_rate, c.warmup, c.final)
+            for n in range(0, 2000, 50)
+        ]
+
+    part, whole = map(rates, configs)
+    assert part == pytest.approx(whole, rel=0.04)
+    assert configs[1].final == 0 and part[-1] > 0.8 * max(part)
