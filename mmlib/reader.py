@@ -25,9 +25,9 @@ __all__ = ["Answered", "Reader", "ReaderConfig"]
 #: and which region a word means is learned several times later.
 LOUD_WORDS = 0.3
 
-#: Spread of the regions' places at the start: near that of what is seen there. With 0.02, as is
-#: usual, a region says what it shows and hardly where it is: after 1,000 steps questions for
-#: relations were answered as by a coin (53 %), while colours and shapes were 88 % right.
+#: Spread of the regions' places at the start: near that of what is seen there. It makes hardly
+#: a difference: after 2,000 steps chapter 13's reader answers 68 % of the questions for a relation,
+#: and 71 % from a start with the usual 0.02. What relations need is steps: 5,000 for 87 %.
 LOUD_PLACES = 0.5
 
 

@@ -40,7 +40,7 @@ from mmlib.scene_vqa import (
 from mmlib.trainable import bitfit, count, head_only, train_only
 from mmlib.training import TrainConfig, fit, save_weights
 
-MINUTES = 28
+MINUTES = 40
 CHECKPOINTS = Path("mmlib/checkpoints")
 CARD = {"command": "make train CHAPTER=13", "seed": 0}
 SEEDS, LABELS = range(5), (200, 2000)
