@@ -1,0 +1,247 @@
+"""Shrink two models of earlier chapters, and put a load on the service.
+
+The text tower of chapter 07's search (MiniLM, 22.7 million weights) in bf16, in whole numbers of
+eight bits and as an ONNX graph: its size, its time and what it still finds. Chapter 10's towers of
+scenes with weights and units left out, before and after a short training, and a student of the
+picture tower beside the same network trained without a teacher. Then the service with 64 clients.
+"""
+
+import copy
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mmlib import results
+from mmlib.clip import CLIP
+from mmlib.data import pairs, scenes
+from mmlib.distillation import vector_loss
+from mmlib.encoders.preprocessing import preprocess
+from mmlib.encoders.small_cnn import SmallCNN
+from mmlib.encoders.tokenizers import wordpiece_tokenizer
+from mmlib.export import OnnxModel, export, largest_difference, write_onnx
+from mmlib.int8 import megabytes, quantise_model
+from mmlib.metrics.retrieval import hit_rate, ranks
+from mmlib.picture_search import RECIPE, matching_model
+from mmlib.pruning import MaskKeeper, magnitude_masks, prune_hidden, sparsity
+from mmlib.serving.load import percentile
+from mmlib.small_clips import scene_clip, scene_ids, scene_vectors
+from mmlib.training import TrainConfig, fit
+
+MINUTES = 20
+STEPS = 150  # of training after weights were left out
+SHARES = (0.5, 0.8, 0.9, 0.95)
+
+# --- the search's text tower -------------------------------------------------------------------
+
+
+def times(function: Callable[[], object], calls: int) -> list[float]:
+    """Seconds of each call, sorted, after some to warm up."""
+    for _ in range(5):
+        function()
+    taken = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        function()
+        taken.append(time.perf_counter() - start)
+    return sorted(taken)
+
+
+def measure(name: str, label: str, encode: Callable[[Tensor, Tensor], Tensor], size: float,
+            images: Tensor, data: pairs.PairSet, calls: int = 200) -> None:  # fmt: skip
+    """Size, time and R@10 of one form of the text tower."""
+    tokenizer = wordpiece_tokenizer()
+
+    def tokens(texts):
+        return tokenizer.encode(texts, 64, truncate=True)
+
+    with torch.no_grad():
+        texts = torch.cat(
+            [encode(*tokens(list(data.names[i : i + 32]))) for i in range(0, len(data), 32)]
+        )
+        own = torch.tensor([[a == b for b in data.names] for a in data.names])
+        found = hit_rate(ranks(texts.float() @ images.T, own), 10)
+        one, many = tokens(["an animal that lives in the sea"]), tokens(list(data.names[:16]))
+        single = times(lambda: encode(*one), calls)
+        batch = times(lambda: encode(*many), calls // 4)
+    for key, value, unit, metric, tolerance in (
+        ("megabytes", size, "MB", "size", 0.5),
+        ("p50", 1000 * percentile(single, 0.5), "ms", "one query, median", 50.0),
+        ("p99", 1000 * percentile(single, 0.99), "ms", "one query, 99th percentile", 200.0),
+        ("rate", 16 / statistics.median(batch), "", "queries a second in batches of 16", 5000.0),
+        ("r10", found, "", f"R@10 of {len(data)} test pictures", 0.01),
+    ):
+        results.record(
+            f"15.text_{name}_{key}", value, tolerance=tolerance, unit=unit,
+            metric=f"text tower of search, {label}: {metric}",
+        )  # fmt: skip
+
+
+class TextTower(nn.Module):
+    """The text tower and its head, as one module of ids and mask."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.text, self.head = model.text, model.heads.text
+
+    def forward(self, ids: Tensor, keep: Tensor) -> Tensor:
+        """Vectors of unit length."""
+        pooled = nn.functional.normalize(self.text(ids, keep).pooled, dim=1)
+        return nn.functional.normalize(self.head(pooled), dim=1)
+
+
+@torch.no_grad()
+def text_tower() -> None:
+    """Every form of the text tower."""
+    model, data = matching_model(), pairs.load("test")
+    images = torch.cat(
+        [
+            model.encode_images(preprocess(part.float() / 255, RECIPE))
+            for part in data.images.split(32)
+        ]
+    )
+    tower = TextTower(model).eval()
+    example = wordpiece_tokenizer().encode(["a red apple", "two people who dance"])
+    wanted = tower(*example)
+    assert largest_difference(wanted, model.encode_texts(*example)) < 1e-6
+    measure("fp32", "fp32", tower, megabytes(tower), images, data)
+    half = copy.deepcopy(tower).bfloat16()
+    measure("bf16", "bf16", half, megabytes(half), images, data)
+    small = quantise_model(tower)
+    measure("int8", "int8", small, megabytes(small), images, data)
+    program = export(tower, list(example), [[0, 1], [0, 1]])
+    other = wordpiece_tokenizer().encode(["x", "a longer sentence than before", "y"])
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_onnx(program, Path(folder) / "text.onnx")
+        onnx = OnnxModel(path)
+        for name, run in (("export", program.module()), ("onnx", onnx)):
+            gap = largest_difference(run(*other), tower(*other))
+            results.record(f"15.gap_{name}", gap, tolerance=1e-5,
+                           metric=f"largest difference of the {name} graph")  # fmt: skip
+        measure("onnx", "ONNX Runtime", onnx, path.stat().st_size / 1e6, images, data)
+
+
+# --- leaving out, and teaching -----------------------------------------------------------------
+
+
+def batch(n: int, size: int = 128) -> tuple[Tensor, Tensor]:
+    """New training scenes."""
+    drawn = scenes.sample(size, 50_000 + n, split="train", objects=(1, 2))
+    return scenes.render(drawn, 32), scene_ids(drawn)
+
+
+def test_scenes() -> list[scenes.Scene]:
+    """500 scenes of two objects with different captions, of combinations held out."""
+    found = {scenes.caption(s): s for s in scenes.sample(2000, 7, split="test", objects=2)}
+    return list(found.values())[:500]
+
+
+def recall(model: CLIP) -> float:
+    """R@1 of the captions of 500 scenes."""
+    image, text = scene_vectors(model, test_scenes())
+    own = torch.eye(len(image), dtype=torch.bool)
+    return hit_rate(ranks(image @ text.T, own), 1)
+
+
+def tuned(model: CLIP, steps: int, masks: dict[str, Tensor] | None = None) -> CLIP:
+    """The model after a short training; weights that were left out stay away."""
+    keeper = None if masks is None else MaskKeeper(model, masks)
+
+    def loss(model: CLIP, given: tuple[Tensor, Tensor]) -> Tensor:
+        if keeper is not None:
+            keeper.apply()  # what the step before moved
+        return model.loss(*given)
+
+    config = TrainConfig(steps, learning_rate=5e-4, warmup=10, weight_decay=0.05,
+                         precision="auto", progress=False)  # fmt: skip
+    fit(model, loss, batch, config)
+    if keeper is not None:
+        keeper.apply()
+    return model.eval()
+
+
+def pruned(steps: int) -> None:
+    """Weights by size, then whole units."""
+    start = scene_clip(trained=True)
+    baseline = recall(start)
+    results.record("15.prune_none", baseline, tolerance=0.05, metric="R@1 before pruning")
+    for share in SHARES:
+        model = copy.deepcopy(start)
+        masks = magnitude_masks(model, share)
+        MaskKeeper(model, masks)
+        name = f"15.prune_{round(100 * share)}"
+        results.record(name, recall(model), baseline=baseline, tolerance=0.1,
+                       metric=f"R@1 without {share:.0%} of the weights")  # fmt: skip
+        tuned(model, steps, masks)
+        assert abs(sparsity(model) - share) < 0.001
+        results.record(f"{name}_tuned", recall(model), baseline=baseline, tolerance=0.1,
+                       metric=f"R@1 without {share:.0%}, trained again", seed=0)  # fmt: skip
+    perceptrons = mlp_pairs(start.text)
+    for share in (0.5, 0.75):
+        model = prune_hidden(start, [(f"text.{a}", f"text.{b}") for a, b in perceptrons], share)
+        name = f"15.units_{round(100 * share)}"
+        size = megabytes(model.text) / megabytes(start.text)
+        results.record(f"{name}_size", size, tolerance=0.001, metric="size of the text tower")
+        results.record(name, recall(model), baseline=baseline, tolerance=0.1,
+                       metric=f"R@1 without {share:.0%} of the text tower's units")  # fmt: skip
+        tuned(model, steps)
+        results.record(f"{name}_tuned", recall(model), baseline=baseline, tolerance=0.1,
+                       metric=f"R@1 without {share:.0%} of the units, trained again")  # fmt: skip
+
+
+def mlp_pairs(model: nn.Module) -> list[tuple[str, str]]:
+    """The two linear layers of each block's perceptron, by name."""
+    found = []
+    for name, module in model.named_modules():
+        if name.endswith(".mlp") and isinstance(module, nn.Sequential):
+            linear = [i for i, layer in enumerate(module) if isinstance(layer, nn.Linear)]
+            found.append((f"{name}.{linear[0]}", f"{name}.{linear[1]}"))
+    return found
+
+
+def student(width: int = 32) -> CLIP:
+    """Chapter 10's towers with a narrower picture network, drawn anew; the text tower is known."""
+    model = scene_clip(trained=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model.image = SmallCNN(width)
+        model.image_projection = nn.Linear(width, model.config.dim, bias=False)
+    model.text.requires_grad_(False)
+    model.text_projection.requires_grad_(False)
+    return model
+
+
+def distilled(steps: int) -> None:
+    """A student with a teacher, beside one without."""
+    teacher = scene_clip(trained=True)
+
+    def taught(model: CLIP, given: tuple[Tensor, Tensor]) -> Tensor:
+        with torch.no_grad():
+            wanted = teacher.encode_image(given[0])
+        return vector_loss(model.encode_image(given[0]), wanted)
+
+    baseline = recall(teacher)
+    for name, loss in (("taught", taught), ("alone", lambda m, given: m.loss(*given))):
+        model = student()
+        config = TrainConfig(steps, learning_rate=2e-3, warmup=steps // 10, weight_decay=0.05,
+                             precision="auto", progress=False)  # fmt: skip
+        fit(model, loss, batch, config)
+        results.record(f"15.student_{name}", recall(model.eval()), baseline=baseline,
+                       tolerance=0.1, metric=f"R@1 of a student, {name}", seed=0)  # fmt: skip
+    size = megabytes(student().image) / megabytes(teacher.image)
+    results.record("15.student_size", size, tolerance=0.001, metric="size of the picture tower")
+
+
+def main() -> None:
+    """Every part."""
+    text_tower()
+    pruned(STEPS)
+    distilled(3 * STEPS)
+
+
+if __name__ == "__main__":
+    main()
