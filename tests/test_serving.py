@@ -1,5 +1,6 @@
 """The service over HTTP: what it answers, what it refuses, what it tells operators."""
 
+import base64
 import io
 import json
 import logging
@@ -8,8 +9,10 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import schemathesis
+import torch
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
@@ -17,11 +20,15 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from mmlib.data import emoji, scenes
+from mmlib.judge import load_judge
+from mmlib.marks import mark
 from mmlib.serving import app as app_module
 from mmlib.serving.app import create_app, server
-from mmlib.serving.functions import Function, Job, Reply, Request, Text
+from mmlib.serving.functions import Function, Job, Limits, Reply, Request, Text
 from mmlib.serving.image_search import ImageSearch
 from mmlib.serving.scene_caption import CaptionRequest, SceneCaption
+from mmlib.serving.scene_painting import ScenePainting
+from mmlib.serving.scene_questions import SceneQuestions
 from mmlib.serving.settings import Settings
 from mmlib.serving.watching import JsonLines, log_to
 
@@ -41,6 +48,7 @@ class Echo:
 
     name, title, summary = "echo", "Echo", "Give back what is sent."
     request, reply, takes_picture = EchoRequest, EchoReply, False
+    limits = Limits()
 
     def __init__(self):
         self.open, self.entered, self.sizes = threading.Event(), threading.Event(), []
@@ -94,7 +102,8 @@ def serve(echo):
 @pytest.fixture(scope="module")
 def real():
     """A client of the real functions, with few pictures to search."""
-    client = client_of([ImageSearch(pictures=24), SceneCaption()], max_bytes=300_000)
+    functions = [ImageSearch(pictures=24), SceneCaption(), SceneQuestions(), ScenePainting()]
+    client = client_of(functions, max_bytes=300_000)
     yield client
     client.__exit__(None, None, None)
 
@@ -151,6 +160,41 @@ def test_captions_tell_what_is_there(real):
     assert right >= 9
 
 
+def test_questions_are_answered(real):
+    right = many = 0
+    for seed in range(12):
+        scene, data = scene_png(seed)
+        for question in scenes.questions(scene, seed, ("shape", "colour", "count", "exist")):
+            reply = real.post("/v1/ask", **upload(data, question=question.text))
+            assert reply.status_code == 200, reply.text
+            right += reply.json()["answer"] == question.answer
+            many += 1
+    assert many >= 12 and right / many >= 0.75  # without the picture it is about a third
+
+
+def test_what_is_painted_is_what_was_asked_for(real):
+    wanted = scenes.sample(6, seed=2, objects=1)
+    pixels = []
+    for scene in wanted:
+        asked = {"caption": scenes.caption(scene), "candidates": 4}
+        reply = real.post("/v1/paint", json=asked)
+        assert reply.status_code == 200, reply.text
+        assert real.post("/v1/paint", json=asked).json() == reply.json()
+        kind, _, data = reply.json()["image"].partition(",")
+        assert kind == "data:image/png;base64"
+        picture = Image.open(io.BytesIO(base64.b64decode(data)))
+        assert picture.size == (256, 256)
+        small = picture.resize((32, 32), Image.Resampling.NEAREST)
+        pixels.append(torch.from_numpy(np.array(small)).permute(2, 0, 1) / 255)
+    found = load_judge().read(torch.stack(pixels))
+    assert mark(found, wanted).right.sum() >= 3  # nothing by chance
+    other = {"caption": scenes.caption(wanted[0]), "candidates": 4, "seed": 1}
+    assert (
+        real.post("/v1/paint", json=other).json()
+        != real.post("/v1/paint", json={**other, "seed": 2}).json()
+    )
+
+
 def test_a_batch_says_the_same_as_one_by_one(real):
     functions = real.app.state.service.functions
     search, caption = functions["search"], functions["caption"]
@@ -166,6 +210,21 @@ def test_a_batch_says_the_same_as_one_by_one(real):
         for i, picture in enumerate(pictures)
     ]
     assert caption.run(jobs) == [caption.run([job])[0] for job in jobs]
+    ask, paint = functions["ask"], functions["paint"]
+    texts = ["what shape is there?", "is there a red star?", "how many objects are there?"]
+    jobs = [
+        Job(ask.request(question=texts[i % 3]), picture.convert("RGB"))
+        for i, picture in enumerate(pictures)
+    ]
+    alone = [ask.run([job])[0] for job in jobs]
+    for one, many in zip(alone, ask.run(jobs), strict=True):
+        assert one.answer == many.answer
+        assert one.probability == pytest.approx(many.probability, abs=2e-4)
+    jobs = [
+        Job(paint.request(caption=text, candidates=n, seed=n))
+        for n, text in enumerate(["a small red star in the centre", "A large blue ring."], 1)
+    ]
+    assert paint.run(jobs) == [paint.run([job])[0] for job in jobs]
 
 
 def test_the_functions_follow_the_protocol(real, echo):
@@ -252,8 +311,50 @@ CAPTION = {
     "beams NaN": (upload(PNG, beams="NaN"), 422, "beams"),
     "unknown field": (upload(PNG, path="/etc/passwd"), 422, "path"),
 }
+ASK = {
+    "no question": (upload(PNG), 422, "question: Field required"),
+    "no file": (dict(data={"question": "what shape is there?"}), 422, "file"),
+    "empty question": (upload(PNG, question=""), 422, "question"),
+    "long question": (upload(PNG, question="is " * 33_000), 422, "at most 300"),
+    "many words": (upload(PNG, question="a " * 33), 422, "at most 32 words"),
+    "unknown word": (upload(PNG, question="who is it?"), 422, "'who'"),
+    "another language": (upload(PNG, question="有几个红色的圆？"), 422, "有几个红色的圆"),
+    "marks alone": (upload(PNG, question="!!"), 422, "'!'"),
+    "no mark is seen": (upload(PNG, question="\u200b"), 422, "never saw"),
+    "control characters": (upload(PNG, question="a\x00b"), 422, "U+0000"),
+    "truncated": (upload(png((300, 300))[:-200], question="what shape is there?"), 422, "damaged"),
+    "wrong type": (upload(PNG, "image/gif", question="what shape is there?"), 415, "image/gif"),
+    "unknown field": (upload(PNG, question="what shape is there?", top="3"), 422, "top"),
+}
+STAR = {"caption": "a small red star in the centre", "candidates": 1}
+PAINT = {
+    "no caption": (dict(json={}), 422, "caption: Field required"),
+    "caption of a list": (dict(json={"caption": ["a star"]}), 422, "caption"),
+    "empty caption": (dict(json={**STAR, "caption": " "}), 422, "caption"),
+    "only a full stop": (dict(json={**STAR, "caption": " . "}), 422, "no word"),
+    "long caption": (dict(json={**STAR, "caption": "a" * 100_000}), 422, "at most 300"),
+    "many words": (dict(json={**STAR, "caption": "a " * 15}), 422, "at most 14 words"),
+    "unknown word": (dict(json={**STAR, "caption": "a small cat"}), 422, "'cat'"),
+    "special token": (dict(json={**STAR, "caption": "<unknown>"}), 422, "'<'"),
+    "candidates 0": (dict(json={**STAR, "candidates": 0}), 422, "candidates"),
+    "candidates many": (dict(json={**STAR, "candidates": 10**6}), 422, "candidates"),
+    "candidates true": (dict(json={**STAR, "candidates": True}), 422, "candidates"),
+    "seed negative": (dict(json={**STAR, "seed": -1}), 422, "seed"),
+    "seed too large": (dict(json={**STAR, "seed": 2**32}), 422, "seed"),
+    "seed NaN": (dict(content=b'{"caption": "a star", "seed": NaN}', headers=JSON), 422, "seed"),
+    "unknown field": (dict(json={**STAR, "steps": 5}), 422, "steps"),
+    "a form": (dict(data={"caption": "a star"}), 422, ""),
+}
+GOOD_REQUESTS = {
+    "/v1/search": {"json": GOOD},
+    "/v1/caption": upload(PNG),
+    "/v1/ask": upload(PNG, question="what shape is there?"),
+    "/v1/paint": {"json": STAR},
+}
 TABLE = {f"search: {name}": ("/v1/search", *case) for name, case in SEARCH.items()}
 TABLE |= {f"caption: {name}": ("/v1/caption", *case) for name, case in CAPTION.items()}
+TABLE |= {f"ask: {name}": ("/v1/ask", *case) for name, case in ASK.items()}
+TABLE |= {f"paint: {name}": ("/v1/paint", *case) for name, case in PAINT.items()}
 
 
 def is_problem(reply, status):
@@ -279,8 +380,7 @@ def test_bad_input_is_refused_and_the_next_request_is_answered(real, path, reque
     reply = real.post(path, **request_)
     assert is_problem(reply, status)
     assert words in reply.json()["detail"]
-    good = upload(PNG) if path == "/v1/caption" else {"json": GOOD}
-    assert real.post(path, **good).status_code == 200
+    assert real.post(path, **GOOD_REQUESTS[path]).status_code == 200
 
 
 NAMES = ["../../../etc/passwd", "C:\\x.png", "a\x00b.png", "x" * 500, "..", "猫.png"]
@@ -363,6 +463,15 @@ def test_a_failure_answers_500_without_saying_what(serve, echo):
     assert is_problem(reply, 500)
     assert "secret" not in reply.text
     assert client.post("/v1/echo", json={"text": "x"}).status_code == 200
+
+
+def test_a_slow_function_has_limits_of_its_own(serve, echo):
+    slow = Echo()
+    slow.name, slow.limits = "slow", Limits(max_batch=1, max_queue=3, timeout=7.0)
+    client = serve([echo, slow], max_batch=5, max_queue=9, timeout=2.0)
+    found = client.app.state.service._batchers
+    sizes = {name: (b.max_batch, b._queue.maxsize, b.timeout) for name, b in found.items()}
+    assert sizes == {"echo": (5, 9, 2.0), "slow": (1, 3, 7.0)}
 
 
 def test_it_refuses_until_it_is_ready(serve, echo):
@@ -567,18 +676,22 @@ def test_the_openapi_page_loads_nothing_from_elsewhere(real):
 
 def test_the_schema_says_what_is_true(real):
     paths = real.get("/openapi.json").json()["paths"]
-    assert {"/v1/search", "/v1/caption", "/health/live", "/health/ready", "/metrics"} == set(paths)
-    form = paths["/v1/caption"]["post"]["requestBody"]["content"]
-    assert list(form) == ["multipart/form-data"]
-    for path in ("/v1/search", "/v1/caption"):
+    assert {*GOOD_REQUESTS, "/health/live", "/health/ready", "/metrics"} == set(paths)
+    for path in ("/v1/caption", "/v1/ask"):
+        form = paths[path]["post"]["requestBody"]["content"]
+        assert list(form) == ["multipart/form-data"]
+    for path in GOOD_REQUESTS:
         assert {"200", "413", "422", "429", "504"} <= set(paths[path]["post"]["responses"])
 
 
-class Taken(ImageSearch):
-    """What another one has loaded."""
+class Taken:
+    """A function that has loaded already."""
 
     def __init__(self, other):
-        self.__dict__ = other.__dict__
+        self.other = other
+
+    def __getattr__(self, name):
+        return getattr(self.other, name)
 
     def load(self):
         pass
@@ -587,8 +700,8 @@ class Taken(ImageSearch):
 @pytest.fixture(scope="module")
 def address(real):
     """The same functions behind a real server."""
-    search = Taken(real.app.state.service.functions["search"])
-    app = create_app([search, SceneCaption()], Settings(max_queue=1000))
+    functions = [Taken(one) for one in real.app.state.service.functions.values()]
+    app = create_app(functions, Settings(max_queue=1000))
     running = server(app, "127.0.0.1", 0)
     thread = threading.Thread(target=running.run)
     thread.start()
@@ -603,6 +716,8 @@ def address(real):
 OPERATIONS = [
     ("/v1/search", "POST"),
     ("/v1/caption", "POST"),
+    ("/v1/ask", "POST"),
+    ("/v1/paint", "POST"),
     ("/health/live", "GET"),
     ("/health/ready", "GET"),
     ("/metrics", "GET"),

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 
 from mmlib.serving.__main__ import main, parser, settings_of
-from mmlib.serving.load import load, message, percentile
+from mmlib.serving.load import caption_messages, load, message, percentile, running_service
 from mmlib.serving.settings import LOOPBACK
 
 # One function that takes two seconds, so that a signal comes while it works.
 SLOW = """
 import sys, time
 from mmlib.serving.app import create_app, server
-from mmlib.serving.functions import Reply, Request, Text
+from mmlib.serving.functions import Limits, Reply, Request, Text
 from mmlib.serving.settings import Settings
 from mmlib.serving.watching import log_to
 
@@ -36,7 +36,7 @@ class Answer(Reply):
 
 class Slow:
     name, title, summary = "slow", "Slow", "Take two seconds."
-    request, reply, takes_picture = Ask, Answer, False
+    request, reply, takes_picture, limits = Ask, Answer, False, Limits()
     def load(self):
         pass
     def run(self, jobs):
@@ -257,3 +257,15 @@ def test_bad_percentiles(ordered, share):
 def test_bad_loads(options, words):
     with pytest.raises(ValueError, match=words):
         asyncio.run(load(1, **options))
+
+
+def test_a_service_of_captions_is_started_asked_and_ended():
+    with running_service("--functions", "caption", "--max-batch", "4") as (process, port):
+        done = asyncio.run(load(port, caption_messages(3), clients=2, seconds=0.5))
+    assert set(done.statuses) == {200} and done.rate > 0
+    assert process.returncode in (0, -signal.SIGTERM)
+
+
+def test_a_service_that_cannot_start_is_told():
+    with pytest.raises(RuntimeError, match="exit code 2"), running_service("--max-batch", "0"):
+        pass

@@ -6,6 +6,7 @@ scenes with weights and units left out, before and after a short training, and a
 picture tower beside the same network trained without a teacher. Then the service with 64 clients.
 """
 
+import asyncio
 import copy
 import statistics
 import tempfile
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +30,7 @@ from mmlib.int8 import megabytes, quantise_model
 from mmlib.metrics.retrieval import hit_rate, ranks
 from mmlib.picture_search import RECIPE, matching_model
 from mmlib.pruning import MaskKeeper, magnitude_masks, prune_hidden, sparsity
-from mmlib.serving.load import percentile
+from mmlib.serving.load import caption_messages, load, percentile, running_service
 from mmlib.small_clips import scene_clip, scene_ids, scene_vectors
 from mmlib.training import TrainConfig, fit
 
@@ -52,7 +54,7 @@ def times(function: Callable[[], object], calls: int) -> list[float]:
 
 
 def measure(name: str, label: str, encode: Callable[[Tensor, Tensor], Tensor], size: float,
-            images: Tensor, data: pairs.PairSet, calls: int = 200) -> None:  # fmt: skip
+            images: Tensor, data: pairs.PairSet, calls: int) -> None:  # fmt: skip
     """Size, time and R@10 of one form of the text tower."""
     tokenizer = wordpiece_tokenizer()
 
@@ -95,9 +97,19 @@ class TextTower(nn.Module):
 
 
 @torch.no_grad()
-def text_tower() -> None:
-    """Every form of the text tower."""
-    model, data = matching_model(), pairs.load("test")
+def text_tower(data: pairs.PairSet | None = None, calls: int = 200) -> None:
+    """Every form of the text tower, with one thread each."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        forms(data or pairs.load("test"), calls)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def forms(data: pairs.PairSet, calls: int) -> None:
+    """Of the text tower: size, time and what is found with each."""
+    model = matching_model()
     images = torch.cat(
         [
             model.encode_images(preprocess(part.float() / 255, RECIPE))
@@ -108,11 +120,11 @@ def text_tower() -> None:
     example = wordpiece_tokenizer().encode(["a red apple", "two people who dance"])
     wanted = tower(*example)
     assert largest_difference(wanted, model.encode_texts(*example)) < 1e-6
-    measure("fp32", "fp32", tower, megabytes(tower), images, data)
+    measure("fp32", "fp32", tower, megabytes(tower), images, data, calls)
     half = copy.deepcopy(tower).bfloat16()
-    measure("bf16", "bf16", half, megabytes(half), images, data)
+    measure("bf16", "bf16", half, megabytes(half), images, data, calls)
     small = quantise_model(tower)
-    measure("int8", "int8", small, megabytes(small), images, data)
+    measure("int8", "int8", small, megabytes(small), images, data, calls)
     program = export(tower, list(example), [[0, 1], [0, 1]])
     other = wordpiece_tokenizer().encode(["x", "a longer sentence than before", "y"])
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +134,7 @@ def text_tower() -> None:
             gap = largest_difference(run(*other), tower(*other))
             results.record(f"15.gap_{name}", gap, tolerance=1e-5,
                            metric=f"largest difference of the {name} graph")  # fmt: skip
-        measure("onnx", "ONNX Runtime", onnx, path.stat().st_size / 1e6, images, data)
+        measure("onnx", "ONNX Runtime", onnx, path.stat().st_size / 1e6, images, data, calls)
 
 
 # --- leaving out, and teaching -----------------------------------------------------------------
@@ -236,11 +248,45 @@ def distilled(steps: int) -> None:
     results.record("15.student_size", size, tolerance=0.001, metric="size of the picture tower")
 
 
+# --- under load --------------------------------------------------------------------------------
+
+
+def under_load(seconds: float = 60, before: float = 15) -> None:
+    """64 clients of the captioner, more than may wait, with batches and without."""
+    messages = caption_messages()
+    for name, size in (("batched", 16), ("alone", 1)):
+        arguments = ("--functions", "caption", "--max-queue", "32", "--max-batch", str(size))
+        with running_service(*arguments) as (process, port):
+            memory = psutil.Process(process.pid).memory_info
+            # What it can do: as many clients as may wait, so that nobody is refused.
+            asyncio.run(load(port, messages, clients=16, seconds=before / 3))
+            capacity = asyncio.run(load(port, messages, clients=32, seconds=before))
+            start = memory().rss
+            done = asyncio.run(load(port, messages, clients=64, seconds=seconds))
+            grown = memory().rss - start
+        asked, p50, p99 = sum(done.statuses.values()), 0.5, 0.99
+        for key, value, unit, metric, tolerance in (
+            ("capacity", capacity.rate, "", "answers a second, 32 clients", 5000.0),
+            ("rate", done.rate, "", "answers a second, 64 clients", 5000.0),
+            ("share", done.rate / capacity.rate, "", "rate under load, of the capacity", 0.3),
+            ("p50", 1000 * percentile(done.latencies, p50), "ms", "median latency", 10_000.0),
+            ("p99", 1000 * percentile(done.latencies, p99), "ms", "99th percentile", 10_000.0),
+            ("refused", done.statuses[429] / asked, "", "share answered 429", 1.0),
+            ("errors", asked - done.statuses[200] - done.statuses[429], "", "other answers", 0),
+            ("grown", grown / 1e6, "MB", "memory after, less memory before", 50.0),
+        ):
+            results.record(
+                f"15.load_{name}_{key}", value, tolerance=tolerance, unit=unit,
+                metric=f"service, batches of at most {size}: {metric}",
+            )  # fmt: skip
+
+
 def main() -> None:
     """Every part."""
     text_tower()
     pruned(STEPS)
     distilled(3 * STEPS)
+    under_load()
 
 
 if __name__ == "__main__":

@@ -12,10 +12,17 @@ from mmlib.serving.app import create_app, server
 from mmlib.serving.functions import Function
 from mmlib.serving.image_search import ImageSearch
 from mmlib.serving.scene_caption import SceneCaption
+from mmlib.serving.scene_painting import ScenePainting
+from mmlib.serving.scene_questions import SceneQuestions
 from mmlib.serving.settings import LOOPBACK, Settings
 from mmlib.serving.watching import log_to
 
-FUNCTIONS: dict[str, type[Function]] = {"search": ImageSearch, "caption": SceneCaption}
+FUNCTIONS: dict[str, type[Function]] = {
+    "search": ImageSearch,
+    "caption": SceneCaption,
+    "ask": SceneQuestions,
+    "paint": ScenePainting,
+}
 
 
 def parser() -> argparse.ArgumentParser:

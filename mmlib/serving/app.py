@@ -56,12 +56,13 @@ class Service:
         self.settings, self.state = settings, "loading"
         self._batchers = {}
         for name, function in self.functions.items():
+            limits = function.limits
             self._batchers[name] = batcher = Batcher(
                 function.run,
-                max_batch=settings.max_batch,
+                max_batch=limits.max_batch or settings.max_batch,
                 max_wait=settings.max_wait,
-                max_queue=settings.max_queue,
-                timeout=settings.timeout,
+                max_queue=limits.max_queue or settings.max_queue,
+                timeout=limits.timeout or settings.timeout,
                 observe=metrics.batch.labels(name).observe,
             )
             metrics.waiting.labels(name).set_function(lambda batcher=batcher: batcher.waiting)
@@ -101,7 +102,8 @@ class Service:
         except Closed as error:
             raise Refused(503, str(error), retry_after=5) from None
         except TimeoutError:
-            raise Refused(504, f"no answer within {self.settings.timeout:g} seconds") from None
+            seconds = self._batchers[name].timeout
+            raise Refused(504, f"no answer within {seconds:g} seconds") from None
 
     async def answer_upload(
         self, name: str, fields: BaseModel, data: bytes, content_type: str | None

@@ -7,13 +7,13 @@ limits from :mod:`mmlib.serving.app`; it knows nothing of HTTP.
 import base64
 import io
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
-__all__ = ["Function", "Job", "Reply", "Request", "Text", "png_url"]
+__all__ = ["Function", "Job", "Limits", "Reply", "Request", "Text", "check_words", "png_url"]
 
 
 class Request(BaseModel):
@@ -57,6 +57,20 @@ class Job(NamedTuple):
     picture: Image.Image | None = None
 
 
+class Limits(NamedTuple):
+    """What a function needs otherwise than :class:`~mmlib.serving.settings.Settings` has it.
+
+    Attributes:
+        max_batch: In place of the setting of that name, where it is not None.
+        max_queue: Likewise.
+        timeout: Likewise, in seconds.
+    """
+
+    max_batch: int | None = None
+    max_queue: int | None = None
+    timeout: float | None = None
+
+
 @runtime_checkable
 class Function(Protocol):
     """What the service needs of a function.
@@ -68,6 +82,7 @@ class Function(Protocol):
         request: Type of the fields that come with a request.
         reply: Type of an answer.
         takes_picture: Whether a picture comes with the request; then it is a form, else JSON.
+        limits: Of a function that is slower than others, or cannot work in batches.
     """
 
     name: str
@@ -76,6 +91,7 @@ class Function(Protocol):
     request: type[Request]
     reply: type[Reply]
     takes_picture: bool
+    limits: Limits
 
     def load(self) -> None:
         """Bring the weights, and answer one request, so that the first user does not wait."""
@@ -84,6 +100,33 @@ class Function(Protocol):
     def run(self, jobs: Sequence[Job]) -> list[Reply]:
         """Answer jobs, one reply each in their order. A batch or one by one: the same answers."""
         ...
+
+
+def check_words(words: Sequence[str], known: Collection[str], most: int) -> None:
+    """Refuse a sentence with words that a model never saw: it would answer, and mean nothing.
+
+    Args:
+        words: Of the sentence.
+        known: All that the model was trained on.
+        most: How many it reads.
+
+    Raises:
+        ValueError: There is no word, one that is not known, or one too many.
+
+    >>> check_words(["a", "red", "star"], {"a", "red", "star"}, 16)
+    >>> check_words(["a", "cat"], {"a", "red", "star"}, 16)
+    Traceback (most recent call last):
+    ValueError: the model was trained on shapes and never saw the word 'cat'
+    """
+    if not words:
+        raise ValueError("there is no word in it")
+    if len(words) > most:
+        raise ValueError(f"at most {most} words and marks are read: got {len(words)}")
+    for word in words:
+        if word not in known:
+            raise ValueError(
+                f"the model was trained on shapes and never saw the word {word[:40]!r}"
+            )
 
 
 def png_url(picture: Image.Image) -> str:

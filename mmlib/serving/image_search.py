@@ -22,7 +22,7 @@ from mmlib.data import emoji
 from mmlib.download import cache_folder
 from mmlib.picture_search import CHECKPOINTS, PictureSearch, chinese_tower, matching_model
 from mmlib.search import SearchIndex
-from mmlib.serving.functions import Job, Reply, Request, Text, png_url
+from mmlib.serving.functions import Job, Limits, Reply, Request, Text, png_url
 
 __all__ = ["ImageSearch", "Match", "SearchReply", "SearchRequest"]
 
@@ -65,6 +65,7 @@ class ImageSearch:
     name, title = "search", "Image search"
     summary = "Find the pictures that fit a sentence, in English or Chinese."
     request, reply, takes_picture = SearchRequest, SearchReply, False
+    limits = Limits()
 
     def __init__(self, pictures: int | None = None) -> None:
         self.pictures = pictures

@@ -2,19 +2,31 @@
 
 ``python -m mmlib.serving.load --clients 64 --seconds 60`` asks a service that runs on this machine
 and prints what came back. The clients are a few lines on sockets: a full HTTP library would need
-more of the processor than the service that is measured.
+more of the processor than the service that is measured. :func:`running_service` starts one as a
+process of its own, so that on two cores the service has one and the clients have the other.
 """
 
 import argparse
 import asyncio
+import http.client
+import io
 import itertools
 import json
+import os
+import socket
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-__all__ = ["Load", "load", "message", "percentile"]
+from PIL import Image
+
+from mmlib.data import scenes
+
+__all__ = ["Load", "caption_messages", "load", "message", "percentile", "running_service"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,65 @@ def message(path: str, body: bytes, content_type: str = "application/json") -> b
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
+
+
+def caption_messages(count: int = 32) -> list[bytes]:
+    """Requests for captions of different scenes."""
+    made = []
+    for scene in scenes.sample(count, seed=0, split="test", objects=(1, 2)):
+        pixels = (scenes.render([scene], 64)[0] * 255).round().byte().permute(1, 2, 0).numpy()
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        head = (
+            b'--x\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\n'
+            b"Content-Type: image/png\r\n\r\n"
+        )
+        body = head + buffer.getvalue() + b"\r\n--x--\r\n"
+        made.append(message("/v1/caption", body, "multipart/form-data; boundary=x"))
+    return made
+
+
+@contextmanager
+def running_service(*arguments: str) -> Iterator[tuple[subprocess.Popen, int]]:
+    """A service that is ready, as a process on a free port; ended at the end.
+
+    Args:
+        arguments: Of ``python -m mmlib.serving``.
+
+    Yields:
+        The process and its port.
+
+    Raises:
+        RuntimeError: It ended before it was ready.
+    """
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    command = [sys.executable, "-m", "mmlib.serving", "--port", str(port), "--no-page", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MMLIB_NO_SHAPES": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    )
+    try:
+        while not _is_ready(port):
+            if process.poll() is not None:
+                raise RuntimeError(f"the service ended with exit code {process.returncode}")
+            time.sleep(0.2)
+        yield process, port
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _is_ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
 
 
 async def load(

@@ -5,6 +5,8 @@ analytics are left out. An upload to the page, unlike one to the API, is a file 
 Gradio keeps it in a folder of this process, which is deleted with it.
 """
 
+import base64
+import io
 import mimetypes
 import os
 import tempfile
@@ -45,15 +47,19 @@ def _search_tab(service: Service) -> None:
     gr.Examples(["a red fruit", "an animal that lives in the sea", "下雨"], query)
 
 
-def _caption_tab(service: Service) -> None:
+def _picture_field() -> gr.Image:
     # The file as it came: what Gradio would decode is not yet known to be small.
-    picture = gr.Image(
+    return gr.Image(
         label="Picture",
         type="filepath",
         image_mode=None,
         sources=["upload", "clipboard"],
         height=256,
     )
+
+
+def _caption_tab(service: Service) -> None:
+    picture = _picture_field()
     button = gr.Button("Describe", variant="primary")
     caption = gr.Textbox(label="Caption", interactive=False)
 
@@ -65,8 +71,63 @@ def _caption_tab(service: Service) -> None:
     gr.Examples([_scene(seed) for seed in (3, 5, 8)], picture)
 
 
+def _ask_tab(service: Service) -> None:
+    picture = _picture_field()
+    question = gr.Textbox(
+        label="Question", placeholder="what colour is the circle?", max_length=300
+    )
+    button = gr.Button("Ask", variant="primary")
+    answer = gr.Textbox(label="Answer", interactive=False)
+
+    async def ask(picture: str | None, question: str) -> str:
+        reply = await _ask(service, "ask", {"question": question}, picture)
+        return f"{reply.answer} (probability {reply.probability:.2f})"
+
+    gr.on(
+        [button.click, question.submit],
+        ask,
+        [picture, question],
+        answer,
+        api_visibility="private",
+    )
+    questions = ("how many objects are there?", "what shape is there?", "is there a red object?")
+    examples = [[_scene(seed), text] for seed, text in zip((3, 5, 8), questions, strict=True)]
+    gr.Examples(examples, [picture, question])
+
+
+def _paint_tab(service: Service) -> None:
+    caption = gr.Textbox(
+        label="Description", placeholder="a large red star in the centre", max_length=300
+    )
+    candidates = gr.Slider(1, 16, value=8, step=1, label="Candidates, of which the best is shown")
+    seed = gr.Number(0, precision=0, minimum=0, maximum=2**32 - 1, label="Seed")
+    button = gr.Button("Paint", variant="primary")
+    painted = gr.Image(label="Painted", interactive=False, height=256)
+
+    async def paint(caption: str, candidates: float, seed: float | None) -> Image.Image:
+        fields = {"caption": caption, "candidates": int(candidates), "seed": int(seed or 0)}
+        reply = await _ask(service, "paint", fields)
+        return Image.open(io.BytesIO(base64.b64decode(reply.image.partition(",")[2])))
+
+    given = [caption, candidates, seed]
+    gr.on([button.click, caption.submit], paint, given, painted, api_visibility="private")
+    gr.Examples(
+        [
+            "a large red star in the centre",
+            "a small green ring to the left of a large blue square",
+            "a small yellow heart above a small purple cross",
+        ],
+        caption,
+    )
+
+
 #: What builds the tab of a function, by its name.
-TABS: dict[str, Callable[[Service], None]] = {"search": _search_tab, "caption": _caption_tab}
+TABS: dict[str, Callable[[Service], None]] = {
+    "search": _search_tab,
+    "caption": _caption_tab,
+    "ask": _ask_tab,
+    "paint": _paint_tab,
+}
 
 
 def mount_page(app: FastAPI, service: Service, path: str = "/page") -> FastAPI:

@@ -18,7 +18,7 @@ from mmlib.data.translation import BEGIN, END, Vocabulary
 from mmlib.decoding import beam_search
 from mmlib.encoders.preprocessing import Recipe, preprocess
 from mmlib.encoders.small_cnn import SmallCNN
-from mmlib.serving.functions import Job, Reply, Request
+from mmlib.serving.functions import Job, Limits, Reply, Request
 from mmlib.training import load_weights
 
 __all__ = ["CaptionReply", "CaptionRequest", "SceneCaption", "scene_captioner"]
@@ -61,6 +61,7 @@ class SceneCaption:
     name, title = "caption", "Captioning"
     summary = "Describe a picture of coloured shapes in a sentence."
     request, reply, takes_picture = CaptionRequest, CaptionReply, True
+    limits = Limits()
 
     def load(self) -> None:
         """Load the captioner."""

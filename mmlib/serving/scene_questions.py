@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 from mmlib.data import easy_vqa
 from mmlib.encoders.preprocessing import Recipe, preprocess
 from mmlib.scene_vqa import SCENE_ANSWERS, VOCABULARY, scene_reader
-from mmlib.serving.functions import Job, Reply, Request, Text, only_words
+from mmlib.serving.functions import Job, Limits, Reply, Request, Text, check_words
 
 __all__ = ["QuestionReply", "QuestionRequest", "SceneQuestions"]
 
@@ -24,7 +24,8 @@ _RECIPE = Recipe(32, whole=True)
 
 
 def _known(question: str) -> str:
-    return only_words(question, easy_vqa.tokenize(question), VOCABULARY[2:], _LONGEST)
+    check_words(easy_vqa.tokenize(question), VOCABULARY[2:], _LONGEST)
+    return question
 
 
 class QuestionRequest(Request):
@@ -62,7 +63,7 @@ class SceneQuestions:
     def run(self, jobs: Sequence[Job]) -> list[Reply]:
         """An answer to each question."""
         ids, keep = easy_vqa.encode([job.request.question for job in jobs], VOCABULARY)
-        pictures = preprocess([job.picture for job in jobs], _RECIPE)
+        pictures = torch.cat([preprocess([job.picture], _RECIPE) for job in jobs])
         chances, answers = self._model(ids, keep, pictures).logits.softmax(1).max(1)
         return [
             QuestionReply(answer=SCENE_ANSWERS[answer], probability=round(chance, 4))

@@ -4,67 +4,13 @@ The service is a process of its own and the clients are another, so on two cores
 """
 
 import asyncio
-import http.client
-import io
-import os
-import socket
-import subprocess
-import sys
-import time
-from contextlib import contextmanager
 
 import psutil
-from PIL import Image
 
-from mmlib.data import scenes
-from mmlib.serving.load import load, message, percentile
+from mmlib.serving.load import caption_messages, load, percentile, running_service
 
 SECONDS = 60
-
-
-def caption_requests(count=32):
-    """Uploads of different scenes, as they go over the wire."""
-    made = []
-    for scene in scenes.sample(count, seed=0, split="test", objects=(1, 2)):
-        pixels = (scenes.render([scene], 64)[0] * 255).round().byte().permute(1, 2, 0).numpy()
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG")
-        head = (
-            b'--x\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\n'
-            b"Content-Type: image/png\r\n\r\n"
-        )
-        body = head + buffer.getvalue() + b"\r\n--x--\r\n"
-        made.append(message("/v1/caption", body, "multipart/form-data; boundary=x"))
-    return made
-
-
-@contextmanager
-def service(*arguments):
-    """A running service: its process and its port."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    command = [sys.executable, "-m", "mmlib.serving", "--port", str(port), "--no-page"]
-    command += ["--functions", "caption", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MMLIB_NO_SHAPES": "1"}
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
-    )
-    try:
-        while True:
-            assert process.poll() is None
-            try:
-                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-                connection.request("GET", "/health/ready")
-                if connection.getresponse().status == 200:
-                    break
-            except OSError:
-                pass
-            time.sleep(0.2)
-        yield process, port
-    finally:
-        process.terminate()
-        process.wait(30)
+CAPTION = ("--functions", "caption")
 
 
 def told(name, done):
@@ -75,8 +21,8 @@ def told(name, done):
 def test_sixty_four_clients(benchmark):
     """More clients than may wait: the rest is refused, and capacity is not lost."""
     benchmark.pedantic(lambda: None)
-    messages = caption_requests()
-    with service("--max-queue", "32") as (process, port):
+    messages = caption_messages()
+    with running_service(*CAPTION, "--max-queue", "32") as (process, port):
         memory = psutil.Process(process.pid).memory_info
         # What it can do: as many clients as may wait, and no refusals.
         asyncio.run(load(port, messages, clients=16, seconds=5))
@@ -95,9 +41,9 @@ def test_sixty_four_clients(benchmark):
 
 def test_what_batching_is_worth(benchmark):
     benchmark.pedantic(lambda: None)
-    messages, rates = caption_requests(), {}
+    messages, rates = caption_messages(), {}
     for size in ("1", "16"):
-        with service("--max-batch", size) as (_, port):
+        with running_service(*CAPTION, "--max-batch", size) as (_, port):
             asyncio.run(load(port, messages, clients=16, seconds=3))
             done = asyncio.run(load(port, messages, clients=16, seconds=15))
         told(f"batches of at most {size}", done)
