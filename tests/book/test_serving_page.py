@@ -15,9 +15,12 @@ if os.environ.get("NO_BROWSER", "") not in ("", "0"):
 
 from mmlib.data import scenes
 from mmlib.serving.app import create_app, server
+from mmlib.serving.functions import png_url
 from mmlib.serving.image_search import ImageSearch, Match, SearchReply
 from mmlib.serving.page import TABS, mount_page
 from mmlib.serving.scene_caption import SceneCaption
+from mmlib.serving.scene_painting import PaintingReply, ScenePainting
+from mmlib.serving.scene_questions import SceneQuestions
 from mmlib.serving.settings import Settings
 
 
@@ -40,9 +43,22 @@ class FewWords(ImageSearch):
         ]
 
 
+class OneColour(ScenePainting):
+    """Likewise: paints the whole picture in the seed's grey."""
+
+    def load(self):
+        pass
+
+    def run(self, jobs):
+        return [
+            PaintingReply(image=png_url(Image.new("RGB", (32, 32), (job.request.seed,) * 3)))
+            for job in jobs
+        ]
+
+
 def start(**options):
     """A running service with its page: the server, its thread, its address."""
-    functions = [FewWords(), SceneCaption()]
+    functions = [FewWords(), SceneCaption(), SceneQuestions(), OneColour()]
     app = create_app(functions, Settings(**options), mount_page=mount_page)
     running = server(app, "127.0.0.1", 0, grace=2.0)
     thread = threading.Thread(target=running.run)
@@ -87,11 +103,36 @@ def picture(tmp_path):
     return tmp_path / "scene.png", scenes.caption(scene)
 
 
+def choose(page, tab):
+    """Go to a tab; gives what is seen of it."""
+    page.get_by_role("tab", name=tab).click()
+    return page.locator("[role=tabpanel]:visible")
+
+
+def wait_text(page, start):
+    page.wait_for_function(
+        "want => [...document.querySelectorAll('textarea')].some(e => e.value.startsWith(want))",
+        arg=start,
+    )
+
+
+EXAMPLES = {
+    "Image search": "a red fruit",
+    "Captioning": None,  # pictures
+    "Question answering": "how many objects are there?",
+    "Text to image": "a large red star in the centre",
+}
+
+
 def test_there_is_a_tab_with_examples_for_each_function(page):
     tabs = page.get_by_role("tab")
-    assert tabs.all_inner_texts() == ["Image search", "Captioning"]
+    assert tabs.all_inner_texts() == list(EXAMPLES)
     assert len(TABS) == tabs.count()
-    page.get_by_text("a red fruit").first.wait_for()
+    for tab, text in EXAMPLES.items():
+        panel = choose(page, tab)
+        panel.get_by_text("Examples").first.wait_for()
+        if text:
+            panel.get_by_text(text).first.wait_for()
 
 
 def test_it_asks_nothing_of_other_machines(page):
@@ -114,29 +155,46 @@ def test_an_example_fills_the_field(page):
 
 def test_an_upload_is_described(page, picture):
     path, caption = picture
-    page.get_by_role("tab", name="Captioning").click()
-    page.locator("input[type=file]:visible, input[type=file]").last.set_input_files(path)
-    page.get_by_role("button", name="Describe").click()
-    page.wait_for_function(
-        "want => [...document.querySelectorAll('textarea')].some(e => e.value.startsWith(want))",
-        arg=caption,
-    )
+    panel = choose(page, "Captioning")
+    panel.locator("input[type=file]").set_input_files(path)
+    panel.get_by_role("button", name="Describe").click()
+    wait_text(page, caption)
+
+
+def test_a_question_about_an_upload_is_answered(page, picture):
+    path, caption = picture
+    panel = choose(page, "Question answering")
+    panel.locator("input[type=file]").set_input_files(path)
+    panel.get_by_label("Question").fill("what shape is there?")
+    panel.get_by_role("button", name="Ask").click()
+    wait_text(page, next(shape for shape in scenes.SHAPES if shape in caption))
+
+
+def test_a_caption_is_painted(page):
+    panel = choose(page, "Text to image")
+    panel.get_by_label("Description").fill("a small red star")
+    panel.get_by_role("button", name="Paint").click()
+    panel.locator("img[src*='/file=']").first.wait_for()
 
 
 def test_errors_are_shown(page):
     page.get_by_role("button", name="Search").click()
     page.get_by_text("query: String should have at least 1 character").wait_for()
-    page.get_by_role("tab", name="Captioning").click()
-    page.get_by_role("button", name="Describe").click()
+    panel = choose(page, "Captioning")
+    panel.get_by_role("button", name="Describe").click()
     page.get_by_text("Choose a picture first.").wait_for()
+    panel = choose(page, "Text to image")
+    panel.get_by_label("Description").fill("a small cat")
+    panel.get_by_role("button", name="Paint").click()
+    page.get_by_text("never saw the word 'cat'").wait_for()
 
 
 def test_a_picture_that_is_too_large_is_refused(page, tmp_path):
     path = tmp_path / "large.png"
     Image.new("L", (2000, 2000)).save(path)
-    page.get_by_role("tab", name="Captioning").click()
-    page.locator("input[type=file]").last.set_input_files(path)
-    page.get_by_role("button", name="Describe").click()
+    panel = choose(page, "Captioning")
+    panel.locator("input[type=file]").set_input_files(path)
+    panel.get_by_role("button", name="Describe").click()
     page.get_by_text("2000 × 2000 pixels").wait_for()
 
 
