@@ -122,15 +122,17 @@ def write_onnx(program: ExportedProgram, path: str | os.PathLike) -> Path:
     if path.suffix != ".onnx":
         raise ValueError(f"path must end in .onnx: got {path.name!r}")
     _require("onnxscript")
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # of the exporter's own parts
             made = torch.onnx.export(program, dynamo=True, verbose=False)
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
     made.save(path, external_data=False)
     return path
 

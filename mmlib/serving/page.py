@@ -26,7 +26,7 @@ from pydantic import ValidationError  # noqa: E402
 from mmlib.data import scenes  # noqa: E402
 from mmlib.serving.app import Service  # noqa: E402
 from mmlib.serving.functions import Job  # noqa: E402
-from mmlib.serving.problems import Refused  # noqa: E402
+from mmlib.serving.problems import Refused, reason  # noqa: E402
 
 __all__ = ["TABS", "mount_page"]
 
@@ -181,7 +181,7 @@ async def _ask(
         return await service.answer_upload(name, request, Path(picture).read_bytes(), kind)
     except ValidationError as error:
         first = error.errors()[0]
-        raise gr.Error(f"{first['loc'][0]}: {first['msg']}") from None
+        raise gr.Error(f"{first['loc'][0]}: {reason(first)}") from None
     except Refused as refused:
         raise gr.Error(refused.detail) from None
 

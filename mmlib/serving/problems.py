@@ -5,6 +5,7 @@ Every answer with a status from 400 on is one JSON object: ``title`` (what the s
 """
 
 import http
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,7 +15,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-__all__ = ["Problem", "Refused", "add_problem_handlers", "problem_response", "problem_responses"]
+__all__ = [
+    "Problem",
+    "Refused",
+    "add_problem_handlers",
+    "problem_response",
+    "problem_responses",
+    "reason",
+]
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -63,6 +71,11 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def reason(error: Mapping[str, Any]) -> str:
+    """The words of one of pydantic's errors; those of our own checks come after "Value error"."""
+    return error["msg"].removeprefix("Value error, ")
+
+
 def add_problem_handlers(app: FastAPI) -> None:
     """Let every error of an application be a :class:`Problem`."""
 
@@ -83,7 +96,7 @@ def add_problem_handlers(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         # Not the input itself, which may be long, secret, or NaN, which JSON does not have.
         reasons = [
-            f"{'.'.join(str(part) for part in one['loc'][1:]) or 'body'}: {one['msg']}"[:200]
+            f"{'.'.join(str(part) for part in one['loc'][1:]) or 'body'}: {reason(one)}"[:200]
             for one in error.errors()[:5]
         ]
         detail = "; ".join(reasons).encode("utf-8", "replace").decode()
