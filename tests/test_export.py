@@ -1,5 +1,7 @@
 """Export: the graph says what the model says, on sizes it was not traced with."""
 
+import logging
+
 import pytest
 import torch
 from torch import nn
@@ -26,7 +28,8 @@ TOWERS = [("encode_image", [0]), ("encode_text", [0, 1])]
 def test_towers_of_chapter_10(clip, name, dims, tmp_path, caplog):
     program = export(Method(clip, name), [inputs_of(name, 4)], [dims])
     path = write_onnx(program, tmp_path / "tower.onnx")
-    assert caplog.records == []  # the exporter's own remarks are none of the reader's business
+    remarks = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+    assert remarks == []  # the exporter's own are none of the reader's business
     graph, onnx = program.module(), OnnxModel(path)
     assert path.stat().st_size > 400_000  # the weights are inside
     assert list(tmp_path.iterdir()) == [path]
