@@ -26,7 +26,7 @@ endif
 S := book/scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks execute serve lab train bench lint format clean \
+.PHONY: help book test notebooks execute serve demo lab train bench lint format clean \
         offline pdf gettext address lock
 
 help: ## list the commands
@@ -55,6 +55,9 @@ execute: $(READY) ## run the chapters, store outputs and ledger rows (CHAPTER=05
 serve: book ## build the book and serve it on this machine
 	@echo "http://localhost:8000 (Ctrl-C ends it)"
 	@$(PY) -m http.server 8000 --bind 127.0.0.1 --directory _build/html
+
+demo: $(READY) ## the service of chapter 15 on this machine, with its page at localhost:8000/page
+	@$(PY) -m mmlib.serving
 
 lab: $(READY) ## open JupyterLab on the chapters
 	@$(PY) -m jupyter lab chapters

@@ -40,7 +40,11 @@ COLAB = {
 }
 RUNTIME = [
     *PROJECT["dependencies"],
-    *(line for extra in ("pretrained", "speech", "coco", "search") for line in EXTRAS[extra]),
+    *(
+        line
+        for extra in ("pretrained", "speech", "coco", "search", "serve", "export")
+        for line in EXTRAS[extra]
+    ),
 ]
 
 
@@ -419,7 +423,7 @@ LAYERS = [
     ["lora", "trainable", "adapters", "adversarial"],
     ["vqa", "reader"],
     ["scene_vqa", "easy_model", "vqa_coco"],
-    ["int8", "pruning", "distillation"],
+    ["export", "int8", "pruning", "distillation"],
     ["applications"],
     ["serving"],
     ["system"],
