@@ -232,6 +232,23 @@ def test_a_broken_connection_is_counted():
     assert done.latencies == []
 
 
+@pytest.mark.parametrize("pause, least, most", [(None, 3, 3), (0.05, 6, 60)])
+def test_a_client_waits_as_long_as_it_is_told(pause, least, most):
+    async def refuse(reader, writer):
+        while await reader.read(1000):
+            writer.write(b"HTTP/1.1 429 No\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n")
+
+    async def run():
+        server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        return await load(address[1], [message("/", b"")], clients=3, seconds=0.5, pause=pause)
+
+    done = asyncio.run(run())
+    assert set(done.statuses) == {429}
+    assert done.seconds < 2  # and no longer than there is time
+    assert least <= done.statuses[429] <= most
+
+
 def test_percentiles_equal_numpys():
     values = sorted(np.random.default_rng(0).random(977).tolist())
     for share in (0.01, 0.5, 0.9, 0.99, 1.0):

@@ -39,7 +39,7 @@ from mmlib.training import TrainConfig, fit
 
 MINUTES = 20
 THREADS = 2  # of what is timed: one for each core
-STEPS = 150  # of training after weights were left out
+STEPS = 600  # of training after weights were left out
 SHARES = (0.5, 0.8, 0.9, 0.95)
 
 # --- what is measured of every form ------------------------------------------------------------
@@ -218,7 +218,7 @@ def pruned(steps: int) -> dict[str, CLIP]:
         results.record(f"{name}_size", size, tolerance=0.001, metric="size of the text tower")
         results.record(name, recall(model), baseline=baseline, tolerance=0.1,
                        metric=f"R@1 without {share:.0%} of the text tower's units")  # fmt: skip
-        tuned(model, steps, learning_rate=1e-4)  # little was lost: it need not go far
+        tuned(model, steps // 4, learning_rate=1e-4)  # little was lost: it need not go far
         results.record(f"{name}_tuned", recall(model), baseline=baseline, tolerance=0.1,
                        metric=f"R@1 without {share:.0%} of the units, trained again")  # fmt: skip
         kept[f"units_{round(100 * share)}"] = model
@@ -325,22 +325,39 @@ def under_load(seconds: float = 60, before: float = 15) -> None:
         arguments = ("--functions", "caption", "--max-queue", "32", "--max-batch", str(size))
         with running_service(*arguments) as (process, port):
             memory = psutil.Process(process.pid).memory_info
-            # What it can do: as many clients as may wait, so that nobody is refused.
-            asyncio.run(load(port, messages, clients=16, seconds=before / 3))
-            capacity = asyncio.run(load(port, messages, clients=32, seconds=before))
-            start = memory().rss
-            done = asyncio.run(load(port, messages, clients=64, seconds=seconds))
+
+            def ask(clients, length, pause=None, port=port):
+                return asyncio.run(
+                    load(port, messages, clients=clients, seconds=length, pause=pause)
+                )
+
+            # What it can do: as many clients as may wait, so that nobody is refused. Before the
+            # load and after it, because the machine is not always as quick.
+            ask(16, before / 3)
+            capacities, start = [ask(32, before)], memory().rss
+            done = ask(64, seconds)  # who is refused waits for the second that it is told
             grown = memory().rss - start
+            hasty = ask(64, before, pause=0.05)
+            capacities.append(ask(32, before))
+        assert {status for one in capacities for status in one.statuses} == {200}
+        capacity = statistics.mean(one.rate for one in capacities)
         asked, p50, p99 = sum(done.statuses.values()), 0.5, 0.99
+        errors = sum(
+            count
+            for one in (done, hasty)
+            for status, count in one.statuses.items()
+            if status not in (200, 429)
+        )
         for key, value, unit, metric, tolerance in (
-            ("capacity", capacity.rate, "", "answers a second, 32 clients", 5000.0),
+            ("capacity", capacity, "", "answers a second, 32 clients", 5000.0),
             ("rate", done.rate, "", "answers a second, 64 clients", 5000.0),
-            ("share", done.rate / capacity.rate, "", "rate under load, of the capacity", 0.3),
+            ("share", done.rate / capacity, "", "rate under load, of the capacity", 0.3),
             ("p50", 1000 * percentile(done.latencies, p50), "ms", "median latency", 10_000.0),
             ("p99", 1000 * percentile(done.latencies, p99), "ms", "99th percentile", 10_000.0),
             ("refused", done.statuses[429] / asked, "", "share answered 429", 1.0),
-            ("errors", asked - done.statuses[200] - done.statuses[429], "", "other answers", 0),
+            ("errors", errors, "", "answers but 200 and 429", 0),
             ("grown", grown / 1e6, "MB", "memory after, less memory before", 50.0),
+            ("hasty", hasty.rate / capacity, "", "rate under clients that do not wait", 1.0),
         ):
             results.record(
                 f"15.load_{name}_{key}", value, tolerance=tolerance, unit=unit,
@@ -351,7 +368,7 @@ def under_load(seconds: float = 60, before: float = 15) -> None:
 def main() -> None:
     """Every part."""
     text_tower()
-    small = pruned(STEPS) | {"student": distilled(3 * STEPS)}
+    small = pruned(STEPS) | {"student": distilled(2 * STEPS)}
     all_forms(small)
     under_load()
 

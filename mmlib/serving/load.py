@@ -149,7 +149,7 @@ async def load(
     *,
     clients: int = 64,
     seconds: float = 60.0,
-    pause: float = 0.05,
+    pause: float | None = None,
     host: str = "127.0.0.1",
 ) -> Load:
     """Ask a service with many clients at once.
@@ -159,7 +159,8 @@ async def load(
         messages: Requests (:func:`message`), taken in turn.
         clients: How many ask at once.
         seconds: For how long.
-        pause: Seconds that a client waits after a refusal.
+        pause: Seconds that a client waits after an answer that is not 200; without, as many as
+            the answer's Retry-After asks for.
         host: Where it runs.
 
     Raises:
@@ -187,7 +188,7 @@ async def _client(
     port: int,
     turns: Iterator[bytes],
     end: float,
-    pause: float,
+    pause: float | None,
     statuses: Counter,
     latencies: list[float],
 ) -> None:
@@ -205,13 +206,15 @@ async def _client(
             if fields.get("connection") == "close":
                 writer.close()
                 writer = None
+            told = float(fields.get("retry-after", 0))
         except (OSError, asyncio.IncompleteReadError):
-            status, writer = 0, None
+            status, writer, told = 0, None, 0.05
         statuses[status] += 1
         if status == 200:
             latencies.append(time.perf_counter() - start)
         else:
-            await asyncio.sleep(pause)
+            left = end - time.perf_counter()
+            await asyncio.sleep(max(0.0, min(told if pause is None else pause, left)))
     if writer is not None:
         writer.close()
 

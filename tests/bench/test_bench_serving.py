@@ -4,6 +4,7 @@ The service is a process of its own and the clients are another, so on two cores
 """
 
 import asyncio
+from statistics import mean
 
 import psutil
 
@@ -19,22 +20,25 @@ def told(name, done):
 
 
 def test_sixty_four_clients(benchmark):
-    """More clients than may wait: the rest is refused, and capacity is not lost."""
+    """More clients than may wait: the rest is refused, waits as it is told, and nothing is lost."""
     benchmark.pedantic(lambda: None)
     messages = caption_messages()
     with running_service(*CAPTION, "--max-queue", "32") as (process, port):
         memory = psutil.Process(process.pid).memory_info
         # What it can do: as many clients as may wait, and no refusals.
         asyncio.run(load(port, messages, clients=16, seconds=5))
-        capacity = asyncio.run(load(port, messages, clients=32, seconds=15))
-        told("capacity", capacity)
+        capacities = [asyncio.run(load(port, messages, clients=32, seconds=15))]
         before = memory().rss
         done = asyncio.run(load(port, messages, clients=64, seconds=SECONDS))
-        told("64 clients", done)
         after = memory().rss
-    assert set(capacity.statuses) == {200}
+        # Once more, because the machine is not always as quick.
+        capacities.append(asyncio.run(load(port, messages, clients=32, seconds=15)))
+        told("64 clients", done)
+    for capacity in capacities:
+        told("capacity", capacity)
+        assert set(capacity.statuses) == {200}
     assert set(done.statuses) <= {200, 429}
-    assert done.rate >= 0.9 * capacity.rate
+    assert done.rate >= 0.9 * mean(capacity.rate for capacity in capacities)
     print(f"memory {before / 2**20:.0f} MiB before, {after / 2**20:.0f} MiB after")
     assert after < 1.05 * before + 2**24
 
