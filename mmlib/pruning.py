@@ -1,7 +1,7 @@
 r"""Leaving out weights (剪枝): the small ones anywhere, or whole units: chapter 15.
 
 **By magnitude** (幅值剪枝): the share of all weights that are smallest becomes zero, over the whole
-model at once, so that each layer keeps as much as it needs. The file shrinks when it is packed;
+model at once, so that layers of small weights lose more. The file shrinks when it is packed;
 a product of dense matrices takes as long as before. **Structured** (结构化剪枝): hidden units of a
 multilayer perceptron are taken out, and with them rows of one matrix and columns of the next: a
 smaller dense model, faster everywhere. The units that matter least are those whose paths are small:

@@ -54,7 +54,7 @@ def check_int8(answer):
     )
 
 
-@checker("One threshold for all layers: each keeps as much as it needs.")
+@checker("One threshold for all: what has small weights loses more of them.")
 def check_pruned(answer):
     """Exercise 2: ``answer(first, second, share)`` is both matrices, the smallest share zero."""
 
