@@ -40,7 +40,7 @@ from mmlib.multimodal_words import config, plain, vocabulary
 from mmlib.speech_synthesis import say, vocode
 from mmlib.training import TrainConfig, fit, save_weights
 
-MINUTES = 28
+MINUTES = 45
 CHECKPOINTS, RUNS = Path("mmlib/checkpoints"), Path("runs/12_multimodal")
 CARD = {"command": "make train CHAPTER=12", "seed": 0}
 #: Stages: their names, the tasks that take turns, and the lessons in all.
@@ -73,11 +73,19 @@ STAGES = (
         ),
         1600,
     ),
+    (
+        "more",
+        (
+            *("speak", "caption", "transcribe", "events", "speak", "ask", "caption", "transcribe"),
+            *("speak", "summary", "both", "events", "caption", "clip", "ask clip", "listen"),
+        ),
+        2400,
+    ),
 )
 NAMED, ALONE, TUNE = 300, 400, 60
 #: Items of a lesson; 32 where nothing is said. The first stage has more.
 BATCH = {"clip": 24, "ask": 48, "ask clip": 48, "events": 16, "summary": 16, "speak": 24}
-#: More of some of them in the last stage.
+#: More of some of them in the last stages.
 PRACTICE = BATCH | {"events": 32, "summary": 32, "caption": 64, "ask": 64}
 VOICES = ("f3", "m3")
 #: What the network for looks learns to name.
@@ -389,6 +397,7 @@ def main() -> None:
             "clip": {"count": 64},
             "practice": {"sizes": PRACTICE},
             "all": {"sizes": PRACTICE},
+            "more": {"sizes": PRACTICE},
         }.get(name, {})
         model, steps = train(name, turn(tasks, **items), count, model), steps + count
         if name == "clip":
