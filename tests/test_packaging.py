@@ -406,8 +406,9 @@ LAYERS = [
     ["clip", "zero_shot", "small_clips"],
     ["sampling", "flow_matching", "dalle_training"],
     ["dalle"],
-    ["dalle_generate", "unclip"],
+    ["dalle_generate", "unclip", "unmasking"],
     ["painters"],
+    ["scene_unmasking"],
     ["ctc", "packing"],
     [
         "modality_dropout",

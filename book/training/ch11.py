@@ -1,10 +1,11 @@
-"""Train DALL·E on scenes and on emoji, and the prior and the decoder of DALL·E 2 on scenes.
+"""Train DALL·E on scenes and on emoji, and the prior and two decoders of DALL·E 2 on scenes.
 
 DALL·E's Transformer learns captions and chapter 09's codes of one or two objects; its pictures are
 marked by the judge on captions with combinations of colour and shape that no training scene has.
 Guidance, temperature and re-ranking by chapter 10's CLIP are varied one at a time. The prior and
-the decoder are flows, marked by the same judge on the same captions. The emoji's Transformer is
-asked for names of concepts that it has not seen.
+the first decoder are flows, marked by the same judge on the same captions; the second decoder
+uncovers codes and begins with DALL·E's weights. The emoji's Transformer is asked for names of
+concepts that it has not seen.
 """
 
 import functools
@@ -36,23 +37,26 @@ from mmlib.painters import (
     scene_flows,
     tokenizer,
 )
+from mmlib.scene_unmasking import paint_uncovered, scene_unmasker
 from mmlib.small_clips import picture_features, scene_clip, scene_ids
 from mmlib.training import TrainConfig, fit, save_weights
 from mmlib.unclip import draw_flow
 
-MINUTES = 45
+MINUTES = 70
 CHECKPOINTS, RUNS = Path("mmlib/checkpoints"), Path("runs/11_dalle")
 SCENES, STEPS, BATCH = 48_000, 7000, 32  # of DALL·E on scenes
-EMOJI_STEPS, PRIOR_STEPS, DECODER_STEPS = 1000, 1500, 7000
-SHORT_STEPS, PROBE_STEPS = 1200, 1500
+EMOJI_STEPS, PRIOR_STEPS, DECODER_STEPS, UNMASKER_STEPS = 1000, 1500, 7000, 5000
+SHORT_STEPS, PROBE_STEPS, START_STEPS = 1200, 1500, 400
 DROP = 0.1  # share of captions, or of all conditions, left out in training
 HIDE = 0.4  # the largest share of a picture's codes that is hidden from those after them
 ALONE = 0.3  # share of pictures whose decoder sees the text alone; of as many the picture alone
+WORDS_ALONE, VECTOR_ALONE = 0.4, 0.1  # the same of the decoder that uncovers codes
 NOISE = 0.5  # most noise on the decoder's vectors of pictures: a prior's are not exact either
 CAPTIONS, CANDIDATES, FLOW_CAPTIONS = 150, 16, 150
 # Set before the run, after short ones.
 GUIDANCE, TEMPERATURE = 1.5, 0.5
 FLOW_GUIDANCE, FLOW_STEPS = 2.0, 12
+UNCOVER = {"guidance": 1.5, "temperature": 0.5, "noise": 0.5, "steps": 16}
 
 
 def note(name: str, value: float, metric: str, tolerance: float = 0.08, **options) -> None:
@@ -288,6 +292,12 @@ def nats(name: str, model: Dalle, split: str) -> None:
 # --- the flows of DALL·E 2 ---------------------------------------------------------------------
 
 
+def vague(vectors: Tensor, dice: torch.Generator) -> Tensor:
+    """Vectors of pictures with noise on them, as a prior's are not exact either."""
+    size = NOISE * torch.rand(len(vectors), 1, generator=dice) * vectors.shape[1] ** -0.5
+    return vectors + size * torch.randn(vectors.shape, generator=dice)
+
+
 @torch.no_grad()
 def clip_vectors(items: list[Scene]) -> Tensor:
     """Chapter 10's vectors of scenes' pictures, and of their captions: (scenes, 2, 128)."""
@@ -312,8 +322,7 @@ def train_flows() -> tuple[nn.Module, nn.Module]:
         dice = torch.Generator().manual_seed(2_000_000 + number)
         alone = torch.rand(BATCH, generator=dice)
         given = vectors[rows]
-        size = NOISE * torch.rand(BATCH, 1, generator=dice) * given.shape[2] ** -0.5
-        given[:, 0] += size * torch.randn(given[:, 0].shape, generator=dice)
+        given[:, 0] = vague(given[:, 0], dice)
         drop = torch.stack([neither | (alone < ALONE), neither | (alone > 1 - ALONE)], dim=1)
         return codes[rows], given, drop, torch.tensor(number)
 
@@ -326,6 +335,29 @@ def train_flows() -> tuple[nn.Module, nn.Module]:
     what = "flow from CLIP's vectors of a picture and of its caption to chapter 09's codes, scenes"
     train(decoder, loss, decoder_batch, DECODER_STEPS, 3e-3, "decoder", what)
     return prior, decoder
+
+
+def train_unmasker(steps: int, name: str, what: str = "", begun: bool = True) -> nn.Module:
+    """The decoder that uncovers codes, begun with DALL·E's weights or from nothing."""
+    items, codes = training_scenes()
+    vectors, text = clip_vectors(items)[:, 0], caption_ids(items)
+
+    def batch(number: int) -> tuple[Tensor, ...]:
+        rows, neither = rows_and_drops(SCENES, BATCH, number)
+        dice = torch.Generator().manual_seed(3_000_000 + number)
+        alone = torch.rand(BATCH, generator=dice)
+        given = vague(vectors[rows], dice)
+        missing = (alone < WORDS_ALONE, alone > 1 - VECTOR_ALONE)
+        drop = torch.stack([neither | x for x in missing], dim=1)
+        return codes[rows], given, text[rows], drop, torch.tensor(number)
+
+    def loss(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        *given, number = batch
+        return model.loss(*given, generator=torch.Generator().manual_seed(int(number)))
+
+    model = scene_unmasker(begun=begun)
+    train(model, loss, batch, steps, 1.5e-3, name, what)
+    return model
 
 
 def probe() -> None:
@@ -426,6 +458,54 @@ def mark_flows(prior: nn.Module, decoder: nn.Module) -> None:
     note_attributes("unclip_seen", marks_of(seen, known), "seen combinations", known)
 
 
+def mark_unmasker(prior: nn.Module, model: nn.Module) -> None:
+    """Measure the decoder that uncovers codes, with the prior and without."""
+    wanted = drawn(FLOW_CAPTIONS, 11_001, "test")
+    true, text = clip_vectors(wanted), caption_ids(wanted)
+    image, said = true.unbind(1)
+    shape = said.shape[1:]
+    invented = draw_flow(prior, said[:, None], shape, torch.Generator().manual_seed(4), steps=16)
+
+    def pictures(vectors: Tensor, sees: str = "both", **changed) -> Tensor:
+        drop = torch.tensor([sees == "words", sees == "vector"]).expand(len(vectors), 2)
+        dice = torch.Generator().manual_seed(3)
+        return paint_uncovered(model, vectors, text, dice, drop=drop, **UNCOVER | changed)
+
+    variants = {
+        "uncover": ("prior's vector and words", invented, "both", {}),
+        "uncover_vector": ("prior's vector alone", invented, "vector", {}),
+        "uncover_words": ("words alone", invented, "words", {}),
+        "uncover_true": ("true vector and words", image, "both", {}),
+        "uncover_guidance_1": ("guidance 1", invented, "both", {"guidance": 1.0}),
+        "uncover_guidance_4": ("guidance 4", invented, "both", {"guidance": 4.0}),
+        "uncover_surest": ("surest first", invented, "both", {"noise": 0.0}),
+        "uncover_random": ("random order", invented, "both", {"noise": float("inf")}),
+        "uncover_temperature_1": ("temperature 1", invented, "both", {"temperature": 1.0}),
+        "uncover_steps_4": ("4 steps", invented, "both", {"steps": 4}),
+        "uncover_steps_64": ("64 steps", invented, "both", {"steps": 64}),
+    }
+    for name, (label, vectors, sees, changed) in variants.items():
+        found = marks_of(pictures(vectors, sees, **changed), wanted)
+        note_attributes(name, found, f"codes uncovered, {label}", wanted)
+
+    known = drawn(FLOW_CAPTIONS, 11_002, "train")
+    said, dice = clip_vectors(known)[:, 1:], torch.Generator().manual_seed(5)
+    given = draw_flow(prior, said, shape, dice, steps=16)
+    seen = paint_uncovered(model, given, caption_ids(known), dice, **UNCOVER)
+    note_attributes("uncover_seen", marks_of(seen, known), "uncovered, seen combinations", known)
+
+
+def compare_starts() -> None:
+    """Short runs of that decoder: begun with DALL·E's weights, and from nothing."""
+    wanted = drawn(FLOW_CAPTIONS, 11_001, "test")
+    image, text = clip_vectors(wanted)[:, 0], caption_ids(wanted)
+    for name, begun in (("begun", True), ("from_nothing", False)):
+        model = train_unmasker(START_STEPS, f"start_{name}", begun=begun)
+        found = paint_uncovered(model, image, text, torch.Generator().manual_seed(3), **UNCOVER)
+        label = f"codes uncovered after {START_STEPS} steps, {name.replace('_', ' ')}, true vector"
+        note_attributes(f"start_{name}", marks_of(found, wanted), label, wanted)
+
+
 # --- emoji -------------------------------------------------------------------------------------
 
 
@@ -495,10 +575,14 @@ def mark_emoji(model: Dalle) -> None:
 
 def main() -> None:
     """Train, and record every number."""
-    mark_flows(*train_flows())
+    prior, decoder = train_flows()
+    mark_flows(prior, decoder)
     mark_scenes(train_scenes())
+    what = "decoder of CLIP's vector and a caption that uncovers chapter 09's codes, scenes"
+    mark_unmasker(prior, train_unmasker(UNMASKER_STEPS, "unmasker", what))
     mark_emoji(train_emoji())
     compare_hiding()
+    compare_starts()
     probe()
 
 
