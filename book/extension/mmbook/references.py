@@ -138,10 +138,25 @@ def leave_out_long_values(app: Sphinx, doctree: nodes.document) -> None:
             annotation.parent.remove(annotation)
 
 
+def leave_out(
+    app: Sphinx, what: str, name: str, member: object, skip: bool, options: object
+) -> bool | None:
+    """Leave out what pydantic adds to a class; None lets Sphinx decide.
+
+    Asked before others are, some of which ask the member for its text: where a class is imported
+    for the first time with ``TYPE_CHECKING``, as Sphinx does, pydantic's parts refuse to answer.
+
+    >>> leave_out(None, "class", "__pydantic_validator__", None, False, None)
+    True
+    """
+    return True if name.startswith("__pydantic_") or name == "model_config" else None
+
+
 def register(app: Sphinx) -> None:
     """Add the lists, the resolver, and what mends docstrings before Napoleon reads them."""
     app.connect("source-read", list_modules)
     app.connect("missing-reference", resolve)
+    app.connect("autodoc-skip-member", leave_out, priority=100)
     app.connect("autodoc-skip-member", skip_aliases)
     app.connect("autodoc-skip-member", skip_passed_on)
     app.connect("doctree-read", leave_out_long_values)
