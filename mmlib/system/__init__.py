@@ -1,0 +1,16 @@
+"""The full system: CLIP, a tokenizer of pictures, and one language model over both: chapter 16.
+
+``python -m mmlib.system train --profile smoke --out RUN`` trains it; ``evaluate RUN`` and
+``chat RUN`` use it. In the order in which one reads them:
+
+- :mod:`~mmlib.system.words`: English and Chinese in one vocabulary, and the markers;
+- :mod:`~mmlib.system.sequence`: documents of words, regions and codes, and rows of them;
+- :mod:`~mmlib.system.model`: the language model and its loss;
+- :mod:`~mmlib.system.writing`: what it writes and draws;
+- :mod:`~mmlib.system.pictures`: how pictures are looked at and painted;
+- :mod:`~mmlib.system.tasks`, :mod:`~mmlib.system.requests` and :mod:`~mmlib.system.lessons`: what
+  it learns;
+- :mod:`~mmlib.system.profiles`: sizes, for a CPU and for GPUs;
+- :mod:`~mmlib.system.stages`: the four stages of training;
+- :mod:`~mmlib.system.marking`: what it has learned.
+"""

@@ -1,0 +1,110 @@
+"""How the system looks at pictures and paints them: stages 1 and 2, locked.
+
+The regions of chapter 10's picture tower are joined two by two, so that a picture of 32 pixels is
+16 tokens; chapter 09's discrete autoencoder makes 64 codes of it, and paints what codes say.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mmlib.clip import CLIP
+from mmlib.discrete_vae import DiscreteVAE
+
+__all__ = ["Pictures"]
+
+
+class Pictures(nn.Module):
+    """Both towers, in evaluation mode for good.
+
+    Args:
+        clip: Its picture tower gives regions in rows and columns, as
+            :class:`~mmlib.encoders.small_cnn.SmallCNN` does.
+        autoencoder: The tokenizer of pictures.
+        join: How many rows, and columns, of regions become one.
+
+    Attributes:
+        clip: As given.
+        autoencoder: As given.
+    """
+
+    def __init__(self, clip: CLIP, autoencoder: DiscreteVAE, join: int = 2) -> None:
+        super().__init__()
+        if join < 1:
+            raise ValueError(f"join must be at least 1: got {join}")
+        self.clip, self.autoencoder, self.join = clip, autoencoder, join
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Pictures":
+        """Stay in evaluation mode: batch norms of locked towers must not move."""
+        return super().train(False)
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of a region's features."""
+        return self.clip.image.dim * self.join**2
+
+    @torch.no_grad()
+    def look(
+        self, images: Float[Tensor, "batch 3 height width"], chunk: int = 256
+    ) -> Float[Tensor, "batch regions feature_dim"]:
+        """Features of pictures' regions, row by row.
+
+        Args:
+            images: In [0, 1].
+            chunk: How many are encoded at a time.
+
+        Raises:
+            ValueError: the regions cannot be joined.
+        """
+        tokens = torch.cat([self.clip.image(part).tokens for part in images.split(chunk)])
+        side = round(tokens.shape[1] ** 0.5)
+        if side**2 != tokens.shape[1] or side % self.join:
+            raise ValueError(
+                f"images must give a square of regions whose side is a multiple of {self.join}: "
+                f"got {tokens.shape[1]} regions of pictures of {tuple(images.shape[2:])}"
+            )
+        return rearrange(
+            tokens,
+            "batch (rows down columns along) dim -> batch (rows columns) (down along dim)",
+            rows=side // self.join,
+            down=self.join,
+            along=self.join,
+        )
+
+    @torch.no_grad()
+    def codes(
+        self, images: Float[Tensor, "batch 3 height width"], chunk: int = 64
+    ) -> Int[Tensor, "batch places"]:
+        """Codes of pictures, row by row."""
+        parts = [self.autoencoder.encode(part).flatten(1) for part in images.split(chunk)]
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def paint(
+        self, codes: Int[Tensor, "batch rows columns"], chunk: int = 64
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Pictures that codes say."""
+        return torch.cat([self.autoencoder.decode(part) for part in codes.split(chunk)])
+
+    @torch.no_grad()
+    def find(
+        self, images: Float[Tensor, "batch 3 height width"], captions: Int[Tensor, "texts length"]
+    ) -> Float[Tensor, "texts batch"]:
+        """Cosines of texts with pictures: search by text, and the choice among drawn pictures.
+
+        Args:
+            images: In [0, 1].
+            captions: Ids of canonical captions, as :func:`mmlib.small_clips.scene_ids` gives them.
+        """
+        parts = [self.clip.encode_image(part) for part in images.split(256)]
+        return self.clip.encode_text(captions) @ torch.cat(parts).T
+
+
+def as_picture(items: Sequence[Tensor]) -> Float[Tensor, "batch 3 height width"]:
+    """Pictures as bytes, or as shares of full brightness, in one batch in [0, 1]."""
+    return torch.stack([x.float() / 255 if x.dtype == torch.uint8 else x.float() for x in items])
