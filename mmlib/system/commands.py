@@ -1,0 +1,195 @@
+"""The commands of the full system.
+
+::
+
+    python -m mmlib.system train --profile smoke --out RUN --dim 96 --pretraining-steps 100
+    python -m mmlib.system evaluate RUN
+    python -m mmlib.system chat RUN
+
+``train`` takes a profile and then any field of
+:class:`~mmlib.system.profiles.SystemConfig`; started again it goes on. Several processes start with
+``accelerate launch -m mmlib.system train ...`` or ``torchrun -m mmlib.system train ...``.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmlib.data import scenes
+from mmlib.system.marking import describe, draw, marks_of
+from mmlib.system.profiles import PROFILES, SystemConfig
+from mmlib.system.stages import System, load_system, train_system
+from mmlib.system.tasks import Turn
+from mmlib.system.writing import reply
+
+__all__ = ["Chat", "chat", "evaluate", "main", "read_training", "write_samples"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command.
+
+    Args:
+        arguments: By default those of the program.
+
+    Raises:
+        SystemExit: a wrong command; or SIGTERM came while training, and the state is saved.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] not in ("train", "evaluate", "chat"):
+        asked_for_help = given[:1] in (["-h"], ["--help"])
+        print(__doc__.strip(), file=sys.stdout if asked_for_help else sys.stderr)
+        raise SystemExit(0 if asked_for_help else 2)
+    command, *rest = given
+    if command == "train":
+        train_system(*read_training(rest), sample=write_samples)
+    else:
+        function = evaluate if command == "evaluate" else chat
+        _tyro().cli(function, args=rest, prog=f"python -m mmlib.system {command}")
+
+
+def read_training(arguments: Sequence[str]) -> tuple[SystemConfig, Path]:
+    """What ``train`` is told: a profile, a folder, and fields that replace the profile's.
+
+    Raises:
+        SystemExit: a wrong argument; help was asked for.
+    """
+    tyro = _tyro()
+    rest, profile, out = list(arguments), "smoke", None
+    for name in ("--profile", "--out"):
+        at = next((i for i, word in enumerate(rest) if word.split("=", 1)[0] == name), None)
+        if at is None:
+            continue
+        word, *value = rest.pop(at).split("=", 1)
+        if not value:
+            if at == len(rest):
+                raise SystemExit(f"{word} wants a value")
+            value = [rest.pop(at)]
+        profile, out = (value[0], out) if name == "--profile" else (profile, value[0])
+    if profile not in PROFILES:
+        raise SystemExit(f"--profile must be one of {', '.join(PROFILES)}: got {profile!r}")
+    config = tyro.cli(
+        SystemConfig,
+        args=rest,
+        default=PROFILES[profile],
+        prog=f"python -m mmlib.system train --profile {profile} --out RUN",
+    )
+    if out is None:
+        raise SystemExit("--out wants a folder for the run")
+    return config, Path(out)
+
+
+def evaluate(run: Path, /, count: int = 200) -> None:
+    """Mark a run on combinations of colour and shape that its training never showed.
+
+    Args:
+        run: The folder of the run; the marks are put there, too.
+        count: How many scenes to describe, to ask about and to draw.
+    """
+    marks = marks_of(load_system(run), count)
+    for name, value in marks.items():
+        print(f"{name:28} {value:.3f}")
+    (run / "marks.json").write_text(json.dumps(marks, indent=2) + "\n", encoding="utf-8")
+
+
+def chat(run: Path, /, seed: int = 0) -> None:
+    """Talk with the system of a run.
+
+    Args:
+        run: The folder of the run; what is drawn is put there.
+        seed: What pictures are drawn from.
+    """
+    talk = Chat(load_system(run), run, seed)
+    print("look SEED shows a scene, new begins anew, an empty line ends.")
+    while text := _line():
+        print(talk.say(text))
+
+
+class Chat:
+    """A dialogue: what was said stays, as far as there is room for it.
+
+    Args:
+        system: In evaluation mode.
+        folder: Where drawn pictures are put.
+        seed: What is drawn from.
+    """
+
+    def __init__(self, system: System, folder: Path, seed: int = 0) -> None:
+        self.system, self.folder = system, folder
+        self.dice = torch.Generator().manual_seed(seed)
+        self.turns: list[Turn] = []
+        self.shown: torch.Tensor | None = None
+        self.drawn = 0
+
+    def say(self, text: str) -> str:
+        """Answer a person."""
+        command, *rest = text.split()
+        if command == "new" and not rest:
+            self.turns, self.shown = [], None
+            return "(a new dialogue)"
+        if command == "look" and len(rest) == 1 and rest[0].isdigit():
+            scene = scenes.sample(1, int(rest[0]), split="test", objects=(1, 2))
+            self.turns, self.shown = [], self.system.pictures.look(scenes.render(scene, 32))[0]
+            return f"(you are shown: {scenes.caption(scene[0])})"
+        system, config = self.system, self.system.config
+        self.turns.append(Turn(text, picture=self.shown))
+        self.shown = None
+        prompt = system.writer.dialogue(self.turns)
+        if prompt.kinds.count(0) + 32 > system.language.config.length:
+            self.turns = []
+            return "(the dialogue is too long: it begins anew)"
+        (answer,) = reply(
+            system.language,
+            system.known,
+            [prompt],
+            generator=self.dice,
+            guidance=config.guidance,
+            temperature=config.temperature,
+        )
+        codes = None if answer.codes is None else answer.codes.flatten().tolist()
+        self.turns.append(Turn(answer.text, codes=codes))
+        if answer.codes is None:
+            return answer.text
+        self.drawn += 1
+        path = self.folder / f"drawn_{self.drawn:03}.png"
+        save_picture(system.pictures.paint(answer.codes[None])[0], path)
+        return f"{answer.text} (see {path})".strip()
+
+
+def write_samples(system: System, folder: Path) -> None:
+    """Pictures that the system draws and captions that it gives, as training goes."""
+    items = scenes.sample(4, 16_002, split="test", objects=(1, 2))
+    texts = [scenes.caption(scene) for scene in items]
+    said = describe(system, scenes.render(items, 32))
+    lines = [f"{text}\n  says: {words}" for text, words in zip(texts, said, strict=True)]
+    (folder / "captions.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for number, picture in enumerate(draw(system, texts)):
+        if picture is not None:
+            save_picture(picture, folder / f"{number}.png")
+
+
+def save_picture(picture: torch.Tensor, path: Path) -> None:
+    """Write a picture in [0, 1] as PNG, four times as large."""
+    from PIL import Image
+
+    pixels = (255 * picture.clamp(0, 1)).round().byte().permute(1, 2, 0).cpu().numpy()
+    image = Image.fromarray(pixels)
+    image.resize((4 * image.width, 4 * image.height), Image.Resampling.NEAREST).save(path)
+
+
+def _line() -> str:
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""
+
+
+def _tyro() -> Any:
+    try:
+        import tyro
+    except ImportError as error:
+        raise ImportError('the commands need tyro: pip install "mmlib[system]"') from error
+    return tyro

@@ -1,0 +1,274 @@
+"""The sizes of the system, from a minute on a CPU to a day on a large GPU.
+
+One dataclass says everything that a run depends on; a profile is one value of it, and every field
+can be set on the command line: ``--dim 256 --steps 4000``. The sizes of the GPU profiles are worked
+out (:func:`cost`), not measured.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from mmlib.data import scenes
+from mmlib.system.lessons import INSTRUCTIONS, PRETRAINING, Menu
+from mmlib.system.model import LanguageConfig, MultimodalLM
+from mmlib.system.sequence import Rows
+from mmlib.training import TrainConfig
+from mmlib.training.step_cost import StepCost, step_cost
+
+__all__ = ["PROFILES", "SystemConfig", "cost", "read_config", "write_config"]
+
+
+@dataclass(frozen=True)
+class SystemConfig:
+    """Everything that a run depends on.
+
+    Attributes:
+        clip_steps: Steps of stage 1; 0 takes the weights of chapter 10.
+        autoencoder_steps: Steps of stage 2; 0 takes those of chapter 09.
+        pretraining_steps: Steps of stage 3: captions and drawings.
+        instruction_steps: Steps of stage 4: questions, requests, dialogues; 0 leaves it out.
+        lora_rank: Rank of the additions that stage 4 trains; 0 trains all weights.
+        dim: Width of the language model.
+        heads: Its attention heads.
+        layers: Its blocks.
+        dropout: Its dropout.
+        code_weight: What a code counts in the loss beside a word.
+        documents: Documents of a batch.
+        accumulate: Batches of a step.
+        row: Tokens of a row into which documents are packed.
+        learning_rate: The peak in stage 3.
+        instruction_rate: The peak in stage 4.
+        weight_decay: Of matrices.
+        most_objects: Of a scene that is looked at.
+        kinds: Of questions.
+        emoji: Share of emoji among captions and drawings.
+        chinese: Share of documents in Chinese.
+        hide: Largest share of hidden codes.
+        drop: Share of drawings without a text.
+        guidance: With which is drawn.
+        temperature: With which is drawn.
+        blind: Replace pictures that are looked at by zeros: the baseline with the question alone.
+        precision: ``"fp32"``, ``"bf16"`` or ``"auto"``.
+        evaluate_every: Steps between evaluations.
+        checkpoint_every: Steps between checkpoints.
+        skip: Steps in a row that may have a loss that is not a number.
+        seed: Of weights and batches.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    clip_steps: int = 0
+    autoencoder_steps: int = 0
+    pretraining_steps: int = 40
+    instruction_steps: int = 40
+    lora_rank: int = 0
+    dim: int = 64
+    heads: int = 4
+    layers: int = 2
+    dropout: float = 0.0
+    code_weight: float = 0.5
+    documents: int = 16
+    accumulate: int = 1
+    row: int = 192
+    learning_rate: float = 3e-3
+    instruction_rate: float = 1e-3
+    weight_decay: float = 0.05
+    most_objects: int = 2
+    kinds: tuple[str, ...] = scenes.KINDS
+    emoji: float = 0.0
+    chinese: float = 0.4
+    hide: float = 0.4
+    drop: float = 0.1
+    guidance: float = 1.5
+    temperature: float = 0.5
+    blind: bool = False
+    precision: str = "fp32"
+    evaluate_every: int = 0
+    checkpoint_every: int = 20
+    skip: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("clip_steps", "autoencoder_steps", "instruction_steps", "lora_rank"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0: got {getattr(self, name)}")
+        # The parts check the rest, before an hour has gone.
+        self.language(1)
+        for stage in (3, 4):
+            self.menu(stage)
+            if stage == 3 or self.instruction_steps:
+                self.training(stage)
+
+    def language(self, words: int) -> LanguageConfig:
+        """Sizes of the language model for so many words."""
+        return LanguageConfig(
+            words,
+            dim=self.dim,
+            heads=self.heads,
+            layers=self.layers,
+            dropout=self.dropout,
+            code_weight=self.code_weight,
+        )
+
+    def menu(self, stage: int) -> Menu:
+        """What the batches of stage 3 or 4 are made of."""
+        return Menu(
+            dict(PRETRAINING if stage == 3 else INSTRUCTIONS),
+            documents=self.documents,
+            length=self.row,
+            objects=(1, self.most_objects),
+            kinds=self.kinds,
+            emoji=self.emoji,
+            chinese=self.chinese,
+            hide=self.hide,
+            drop=self.drop,
+            blind=self.blind,
+        )
+
+    def training(self, stage: int) -> TrainConfig:
+        """How stage 3 or 4 is trained."""
+        steps = self.pretraining_steps if stage == 3 else self.instruction_steps
+        return TrainConfig(
+            steps,
+            learning_rate=self.learning_rate if stage == 3 else self.instruction_rate,
+            warmup=steps // 20,
+            weight_decay=self.weight_decay,
+            accumulate=self.accumulate,
+            precision=self.precision,
+            seed=self.seed + stage,
+            evaluate_every=self.evaluate_every,
+            checkpoint_every=self.checkpoint_every,
+        )
+
+
+#: By name. Chosen for: a test; an hour on two cores; an hour on a T4; a day on an H100.
+PROFILES: Mapping[str, SystemConfig] = MappingProxyType(
+    {
+        "smoke": SystemConfig(),
+        "cpu": SystemConfig(
+            pretraining_steps=4500,
+            instruction_steps=2500,
+            dim=128,
+            layers=4,
+            documents=32,
+            emoji=0.08,
+            precision="auto",
+            evaluate_every=500,
+            checkpoint_every=250,
+        ),
+        "t4": SystemConfig(
+            pretraining_steps=20_000,
+            instruction_steps=10_000,
+            dim=384,
+            heads=6,
+            layers=8,
+            dropout=0.05,
+            documents=64,
+            learning_rate=1e-3,
+            instruction_rate=3e-4,
+            most_objects=3,
+            emoji=0.15,
+            evaluate_every=2000,
+            checkpoint_every=1000,
+        ),
+        "h100": SystemConfig(
+            pretraining_steps=60_000,
+            instruction_steps=30_000,
+            dim=1024,
+            heads=16,
+            layers=16,
+            dropout=0.05,
+            documents=512,
+            row=384,
+            learning_rate=4e-4,
+            instruction_rate=1e-4,
+            most_objects=4,
+            emoji=0.15,
+            precision="bf16",
+            evaluate_every=2000,
+            checkpoint_every=1000,
+        ),
+    }
+)
+
+
+def cost(config: SystemConfig, words: int = 2054, filled: float = 0.85) -> StepCost:
+    """What one batch of stage 3 costs, worked out without doing the work.
+
+    Args:
+        config: The sizes.
+        words: Size of the vocabulary.
+        filled: Share of the rows that documents fill; two thirds of these are drawings.
+
+    >>> cost(PROFILES["smoke"]).parameters
+    476742
+    """
+    sizes = config.language(words)
+    drawn = round(0.65 * config.documents)
+    tokens = drawn * 80 + (config.documents - drawn) * 33
+    rows = max(1, round(tokens / filled / config.row))
+    looked, told = config.documents - drawn, 14 * config.documents
+
+    def batch() -> Rows:
+        table = torch.zeros(rows, config.row, dtype=torch.long)
+        return Rows(
+            *(table.clone() for _ in range(3)),
+            table.bool(),
+            table.clone(),
+            torch.zeros(looked, sizes.regions, sizes.feature_dim),
+            *(torch.zeros(told, dtype=torch.long) for _ in range(2)),
+            *(torch.zeros(drawn * sizes.places, dtype=torch.long) for _ in range(2)),
+        )
+
+    return step_cost(
+        lambda: MultimodalLM(sizes, torch.zeros(512, 32)),
+        batch,
+        lambda model, rows: model.loss(rows),
+        bf16=config.precision == "bf16",
+    )
+
+
+def write_config(config: SystemConfig, folder: Path) -> None:
+    """Write what a run is, or make sure that the folder's run is this one.
+
+    Raises:
+        ValueError: the folder holds a run with another configuration; with what differs.
+    """
+    path = folder / "system.json"
+    mine = json.loads(json.dumps(dataclasses.asdict(config)))
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        differ = [
+            f"{k} was {found.get(k)!r}, is {mine[k]!r}" for k in mine if mine[k] != found.get(k)
+        ]
+        if differ:
+            raise ValueError(f"folder {folder} is of another run: {', '.join(differ)}")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
+
+
+def read_config(folder: Path) -> SystemConfig:
+    """What a run is.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ValueError: it is of another version of the system.
+    """
+    path = folder / "system.json"
+    if not path.exists():
+        raise FileNotFoundError(f"there is no run in {folder}: it has no {path.name}")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    names = {field.name for field in dataclasses.fields(SystemConfig)}
+    if set(found) != names:
+        odd = sorted(set(found) ^ names)
+        raise ValueError(f"{path} is of another version of the system: {', '.join(odd)}")
+    return SystemConfig(**found | {"kinds": tuple(found["kinds"])})

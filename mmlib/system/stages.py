@@ -1,0 +1,245 @@
+"""The four stages of training, each in a folder from which it can be continued.
+
+::
+
+    RUN/system.json      what the run is
+    RUN/1_clip/          stage 1, where it is trained and not taken from chapter 10
+    RUN/2_autoencoder/   stage 2, likewise, chapter 09
+    RUN/3_pretraining/   stage 3: captions and drawings
+    RUN/4_instructions/  stage 4: questions, requests and dialogues
+    RUN/*.safetensors    the weights of each part, written when all is done
+
+The same command goes on where it was stopped: a stage that is complete is read and not trained.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mmlib.adapters import Adapters
+from mmlib.clip import CLIP
+from mmlib.data import scenes
+from mmlib.discrete_vae import DiscreteVAE, DiscreteVAEConfig
+from mmlib.painters import tokenizer
+from mmlib.small_clips import scene_clip, scene_ids
+from mmlib.system.lessons import Lessons
+from mmlib.system.model import MultimodalLM
+from mmlib.system.pictures import Pictures
+from mmlib.system.profiles import SystemConfig, read_config, write_config
+from mmlib.system.tasks import Writer
+from mmlib.system.words import Words, words
+from mmlib.tokenizer_training import TrainingBatch, object_loss
+from mmlib.training import TrainConfig, load_weights, save_weights
+from mmlib.training.distributed import is_main
+from mmlib.training.durable import fit_durably
+
+__all__ = ["ADAPTED", "System", "load_system", "train_system"]
+
+#: Linear layers of a block to which LoRA adds in stage 4.
+ADAPTED = ("qkv_proj", "out_proj", "mlp.0", "mlp.3")
+#: What each object's errors count for in stage 2; see :func:`mmlib.tokenizer_training.object_loss`.
+OBJECT_WEIGHT = 800
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """All parts together.
+
+    Attributes:
+        config: What the run was.
+        pictures: Stages 1 and 2.
+        language: Stages 3 and 4.
+        known: The words.
+    """
+
+    config: SystemConfig
+    pictures: Pictures
+    language: MultimodalLM
+    known: Words
+
+    @property
+    def writer(self) -> Writer:
+        """Writes documents in the system's words."""
+        return Writer(self.known)
+
+
+def train_system(
+    config: SystemConfig,
+    folder: Path | str,
+    *,
+    sample: Callable[[System, Path], None] | None = None,
+    progress: bool = True,
+) -> System:
+    """Train all stages, or go on with them.
+
+    Args:
+        config: What the run is.
+        folder: Where it is kept.
+        sample: Writes what the system makes into a folder; called after each evaluation.
+        progress: Whether to show progress bars.
+
+    Raises:
+        ValueError: the folder is of another run.
+        SystemExit: SIGTERM came; the state is saved.
+    """
+    folder = Path(folder)
+    write_config(config, folder)
+    clip = _clip(config, folder / "1_clip", progress)
+    autoencoder = _autoencoder(config, folder / "2_autoencoder", progress)
+    system = new_system(config, clip, autoencoder)
+    for stage, name in ((3, "3_pretraining"), (4, "4_instructions")):
+        if stage == 3 or config.instruction_steps:
+            _learn(system, stage, folder / name, sample, progress)
+    round_weights(system.language)
+    if is_main():
+        card = {"command": "python -m mmlib.system train", "seed": config.seed}
+        parts = {"clip": clip, "autoencoder": autoencoder, "language": system.language}
+        for part, model in parts.items():
+            save_weights(model, folder / f"{part}.safetensors", card, dtype=torch.bfloat16)
+    return system
+
+
+def new_system(config: SystemConfig, clip: CLIP, autoencoder: DiscreteVAE) -> System:
+    """A system whose language model has not learned anything."""
+    known, pictures = words(), Pictures(clip, autoencoder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        language = MultimodalLM(config.language(known.size), autoencoder.codebook)
+    return System(config, pictures, language, known)
+
+
+def load_system(folder: Path | str) -> System:
+    """The system of a run that is complete, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: there is no run, or it is not complete.
+        ValueError: a file is damaged, or of another version.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    clip, autoencoder = scene_clip(), DiscreteVAE(DiscreteVAEConfig())
+    for name, model in (("clip", clip), ("autoencoder", autoencoder)):
+        load_weights(model, folder / f"{name}.safetensors")
+    system = new_system(config, clip.eval(), autoencoder.eval())
+    load_weights(system.language, folder / "language.safetensors")
+    system.language.eval()
+    return system
+
+
+@torch.no_grad()
+def round_weights(model: nn.Module) -> None:
+    """Round weights to bf16, as they are kept, so that what is measured is what is kept."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.bfloat16())
+
+
+def _learn(
+    system: System,
+    stage: int,
+    folder: Path,
+    sample: Callable[[System, Path], None] | None,
+    progress: bool,
+) -> None:
+    """Stage 3 or 4."""
+    config, model = system.config, system.language
+    lessons = Lessons(system.pictures, system.writer, config.menu(stage), config.seed + stage)
+    rank = config.lora_rank if stage == 4 else 0
+    adapters = Adapters(model, ADAPTED, heads=("word_head",)) if rank else None
+    if adapters is not None:
+        adapters.add("instructions", rank, seed=config.seed)
+    held_back = [lessons(-1 - number) for number in range(2)]
+
+    def evaluate(model: MultimodalLM) -> float:
+        parts = [model.loss(rows) for rows in held_back]
+        return -float(sum(total for total, _ in parts) / sum(count for _, count in parts))
+
+    _fit(
+        model,
+        lambda model, rows: model.loss(rows),
+        lessons,
+        config.training(stage),
+        folder,
+        progress,
+        evaluate=evaluate,
+        sample=None if sample is None else lambda _, path: sample(system, path),
+        skip=config.skip,
+    )
+    if adapters is not None:
+        fold(adapters)
+
+
+def fold(adapters: Adapters) -> None:
+    """Put the additions into the matrices for good, and the plain layers back into the model."""
+    adapters.merge()
+    for name, layer in adapters.layers.items():
+        _put(adapters.model, name, layer.base)
+    for name, heads in adapters.heads.items():
+        _put(adapters.model, name, heads.own[adapters.active])
+    adapters.model.requires_grad_(True)
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
+
+
+def _fit(model, loss, batches, training: TrainConfig, folder: Path, progress: bool, **more) -> None:
+    shown = TrainConfig(**{**vars(training), "progress": progress})
+    fit_durably(model, loss, batches, shown, folder, **more)
+    model.eval()
+
+
+def _small(steps: int, rate: float, config: SystemConfig) -> TrainConfig:
+    return TrainConfig(
+        steps,
+        learning_rate=rate,
+        warmup=steps // 20,
+        weight_decay=config.weight_decay,
+        precision=config.precision,
+        seed=config.seed,
+        checkpoint_every=config.checkpoint_every,
+    )
+
+
+def _clip(config: SystemConfig, folder: Path, progress: bool) -> CLIP:
+    """Stage 1: chapter 10's CLIP on scenes, its weights or its training."""
+    if not config.clip_steps:
+        return scene_clip(trained=True)
+    model = scene_clip(seed=config.seed)
+
+    def batch(number: int) -> tuple[Tensor, Tensor]:
+        seed = 10_000_019 * (config.seed + 1) + number
+        drawn = scenes.sample(128, seed, split="train", objects=(1, 2))
+        return scenes.render(drawn, 32), scene_ids(drawn)
+
+    training = _small(config.clip_steps, 2e-3, config)
+    _fit(model, lambda model, batch: model.loss(*batch), batch, training, folder, progress)
+    return model
+
+
+def _autoencoder(config: SystemConfig, folder: Path, progress: bool) -> DiscreteVAE:
+    """Stage 2: chapter 09's discrete autoencoder, its weights or a training on scenes alone."""
+    if not config.autoencoder_steps:
+        return tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = DiscreteVAE(DiscreteVAEConfig())
+
+    def batch(number: int) -> TrainingBatch:
+        seed = 20_000_003 * (config.seed + 1) + number
+        drawn = scenes.sample(64, seed, split="train", objects=(1, 2))
+        return TrainingBatch(scenes.render(drawn, 32), drawn)
+
+    training = _small(config.autoencoder_steps, 1e-3, config)
+
+    def loss(model: DiscreteVAE, batch: TrainingBatch) -> Tensor:
+        terms = model(batch.pictures)
+        bound = terms.loss / batch.pictures[0].numel()
+        return bound + object_loss(batch, terms.pictures, total=OBJECT_WEIGHT)
+
+    _fit(model, loss, batch, training, folder, progress)
+    return model
