@@ -12,6 +12,7 @@ from mmlib.small_clips import scene_clip
 from mmlib.system.commands import Chat, main, read_training
 from mmlib.system.profiles import PROFILES, SystemConfig
 from mmlib.system.stages import new_system
+from mmlib.system.words import Marker
 
 
 def test_every_field_replaces_the_profiles(tmp_path):
@@ -23,7 +24,7 @@ def test_every_field_replaces_the_profiles(tmp_path):
     for field in dataclasses.fields(SystemConfig):
         if field.type is int or field.type is float:
             flag = "--" + field.name.replace("_", "-")
-            value = {"heads": 2, "layers": 3}.get(field.name, 1)
+            value = {"dim": 8, "heads": 2}.get(field.name, 1 if field.type is int else 0.5)
             config, _ = read_training(["--out", str(tmp_path), flag, str(value)])
             assert getattr(config, field.name) == value
 
@@ -62,7 +63,7 @@ def test_a_dialogue_goes_on_until_there_is_no_room(tmp_path):
     with torch.no_grad():  # a model that always draws
         system.language.word_head.weight.zero_()
         system.language.word_head.bias.fill_(-9.0)
-        system.language.word_head.bias[system.known.marker(1)] = 9.0
+        system.language.word_head.bias[system.known.marker(Marker.DRAW)] = 9.0
     assert "drawn_001.png" in chat.say("draw a ring")
     assert (tmp_path / "drawn_001.png").exists()
     assert len(chat.turns) == 2

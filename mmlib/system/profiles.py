@@ -100,6 +100,8 @@ class SystemConfig:
         for name in ("clip_steps", "autoencoder_steps", "instruction_steps", "lora_rank"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0: got {getattr(self, name)}")
+        if self.pretraining_steps < 1:
+            raise ValueError(f"pretraining_steps must be at least 1: got {self.pretraining_steps}")
         # The parts check the rest, before an hour has gone.
         self.language(1)
         for stage in (3, 4):
@@ -186,7 +188,8 @@ PROFILES: Mapping[str, SystemConfig] = MappingProxyType(
             heads=16,
             layers=16,
             dropout=0.05,
-            documents=512,
+            documents=256,
+            accumulate=2,
             row=384,
             learning_rate=4e-4,
             instruction_rate=1e-4,
@@ -209,7 +212,7 @@ def cost(config: SystemConfig, words: int = 2054, filled: float = 0.85) -> StepC
         filled: Share of the rows that documents fill; two thirds of these are drawings.
 
     >>> cost(PROFILES["smoke"]).parameters
-    476742
+    408326
     """
     sizes = config.language(words)
     drawn = round(0.65 * config.documents)
