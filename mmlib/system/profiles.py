@@ -156,8 +156,8 @@ PROFILES: Mapping[str, SystemConfig] = MappingProxyType(
     {
         "smoke": SystemConfig(),
         "cpu": SystemConfig(
-            pretraining_steps=4500,
-            instruction_steps=2500,
+            pretraining_steps=7000,
+            instruction_steps=3500,
             dim=128,
             layers=4,
             documents=32,
