@@ -7,6 +7,7 @@ out (:func:`cost`), not measured.
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,7 +257,10 @@ def write_config(config: SystemConfig, folder: Path) -> None:
             raise ValueError(f"folder {folder} is of another run: {', '.join(differ)}")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
+    # All at once: other processes of the same run may read it meanwhile.
+    part = folder / f".{path.name}.{os.getpid()}.tmp"
+    part.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, path)
 
 
 def read_config(folder: Path) -> SystemConfig:
