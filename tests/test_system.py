@@ -35,7 +35,7 @@ from mmlib.system.requests import REQUESTS, wordings
 from mmlib.system.sequence import CODE, REGION, WORD, pad
 from mmlib.system.stages import ADAPTED, fold, load_system, new_system, train_system
 from mmlib.system.tasks import Turn, Writer
-from mmlib.system.words import Marker, language_of, words
+from mmlib.system.words import Marker, words
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +86,6 @@ def test_a_held_out_combination_is_made_of_known_pieces():
         assert len(known.encode(f"a small {colour} {shape}")) == 4
         assert known.encode(colour) + known.encode(shape) == known.encode(f"{colour} {shape}")
     assert len(known.encode("红色的星形")) == 5
-
-
-def test_the_language_is_that_of_the_characters():
-    assert [language_of(text) for text in ("a ring", "圆环", "", "ring 圆")] == [
-        "en", "zh", "en", "zh",
-    ]  # fmt: skip
 
 
 def test_the_last_wording_is_held_out():

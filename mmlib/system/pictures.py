@@ -4,8 +4,6 @@ The regions of chapter 10's picture tower are joined two by two, so that a pictu
 16 tokens; chapter 09's discrete autoencoder makes 64 codes of it, and paints what codes say.
 """
 
-from collections.abc import Sequence
-
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
@@ -103,8 +101,3 @@ class Pictures(nn.Module):
         """
         parts = [self.clip.encode_image(part) for part in images.split(256)]
         return self.clip.encode_text(captions) @ torch.cat(parts).T
-
-
-def as_picture(items: Sequence[Tensor]) -> Float[Tensor, "batch 3 height width"]:
-    """Pictures as bytes, or as shares of full brightness, in one batch in [0, 1]."""
-    return torch.stack([x.float() / 255 if x.dtype == torch.uint8 else x.float() for x in items])

@@ -88,15 +88,6 @@ def words(size: int = 2048) -> Words:
     return Words(bpe_tokenizer(list(_texts()), size))
 
 
-def language_of(text: str) -> str:
-    """``"zh"`` if there is a Chinese character in a text, else ``"en"``.
-
-    >>> language_of("画一个 ring"), language_of("draw a ring")
-    ('zh', 'en')
-    """
-    return "zh" if any(map(_is_han, text)) else "en"
-
-
 def _texts() -> Iterable[str]:
     plurals = [shape + ("es" if shape.endswith("s") else "s") for shape in scenes.SHAPES]
     said = [*scenes.vocabulary("en"), *scenes.ANSWERS, *plurals]
