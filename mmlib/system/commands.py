@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 from mmlib.data import scenes
+from mmlib.system.answers import answers
 from mmlib.system.marking import describe, draw, marks_of
 from mmlib.system.profiles import PROFILES, SystemConfig
 from mmlib.system.stages import System, load_system, train_system
 from mmlib.system.tasks import Turn
-from mmlib.system.writing import reply
 
 __all__ = ["Chat", "chat", "evaluate", "main", "read_training", "write_samples"]
 
@@ -134,21 +134,14 @@ class Chat:
             scene = scenes.sample(1, int(rest[0]), split="test", objects=(1, 2))
             self.turns, self.shown = [], self.system.pictures.look(scenes.render(scene, 32))[0]
             return f"(you are shown: {scenes.caption(scene[0])})"
-        system, config = self.system, self.system.config
+        system = self.system
         self.turns.append(Turn(text, picture=self.shown))
         self.shown = None
         prompt = system.writer.dialogue(self.turns)
         if prompt.kinds.count(0) + 32 > system.language.config.length:
             self.turns = []
             return "(the dialogue is too long: it begins anew)"
-        (answer,) = reply(
-            system.language,
-            system.known,
-            [prompt],
-            generator=self.dice,
-            guidance=config.guidance,
-            temperature=config.temperature,
-        )
+        (answer,) = answers(system, [self.turns], self.dice)
         codes = None if answer.codes is None else answer.codes.flatten().tolist()
         self.turns.append(Turn(answer.text, codes=codes))
         if answer.codes is None:

@@ -20,14 +20,13 @@ from mmlib.data.scenes import DEFAULT_HOLDOUT, Question, Scene
 from mmlib.judge import Judge, load_judge
 from mmlib.marks import Marks, mark
 from mmlib.painters import grid_scenes
+from mmlib.system.answers import answers
 from mmlib.system.requests import wordings
 from mmlib.system.stages import System
 from mmlib.system.tasks import Turn
-from mmlib.system.writing import Reply, reply
+from mmlib.system.writing import Reply
 
 __all__ = ["ask", "describe", "draw", "mark_answers", "mark_captions", "mark_pictures", "marks_of"]
-
-CHUNK = 64
 
 
 def marks_of(system: System, count: int = 200, seed: int = 16_001) -> dict[str, float]:
@@ -48,8 +47,14 @@ def marks_of(system: System, count: int = 200, seed: int = 16_001) -> dict[str, 
     pairs = questions_about(items, seed, system.config.kinds)
     pictures = scenes.render([items[number] for number, _ in pairs], 32)
     asked = [question for _, question in pairs]
-    for name, shown in (("ask", pictures), ("ask_blind", None)):
-        for kind, value in mark_answers(ask(system, asked, shown), asked).items():
+    for name, shown, language, looks in (
+        ("ask", pictures, "en", True),
+        ("ask_zh", pictures, "zh", True),
+        ("ask_direct", pictures, "en", False),
+        ("ask_blind", None, "en", False),
+    ):
+        said = ask(system, asked, shown, language, looks=looks)
+        for kind, value in mark_answers(said, asked).items():
             found[f"{name}_{kind}"] = value
     found["ask_commonest"] = commonest(asked)
     wanted = grid_scenes(count, seed + 1, "test")
@@ -68,7 +73,12 @@ def describe(system: System, pictures: Tensor, language: str = "en") -> list[str
 
 
 def ask(
-    system: System, asked: Sequence[Question], pictures: Tensor | None, language: str = "en"
+    system: System,
+    asked: Sequence[Question],
+    pictures: Tensor | None,
+    language: str = "en",
+    *,
+    looks: bool = False,
 ) -> list[str]:
     """The system's answers to questions.
 
@@ -77,6 +87,8 @@ def ask(
         asked: The questions.
         pictures: One for each; None shows zeros instead of regions.
         language: ``"en"`` or ``"zh"``.
+        looks: Whether the system is asked to describe the picture first, and answers with its own
+            description before it.
     """
     config = system.language.config
     if pictures is None:
@@ -85,6 +97,14 @@ def ask(
         seen = system.pictures.look(pictures)
     texts = [question.text_zh if language == "zh" else question.text for question in asked]
     turns = [[Turn(text, picture=one)] for text, one in zip(texts, seen, strict=True)]
+    if looks:
+        request = wordings("caption", language, "test")[0]
+        first = [Turn(request, picture=one) for one in seen]
+        said = _replies(system, [[turn] for turn in first])
+        turns = [
+            [turn, Turn(answer.text), Turn(text)]
+            for turn, answer, text in zip(first, said, texts, strict=True)
+        ]
     return [found.text for found in _replies(system, turns)]
 
 
@@ -172,20 +192,7 @@ def mark_pictures(
 
 
 def _replies(system: System, turns: Sequence[Sequence[Turn]], seed: int = 0) -> list[Reply]:
-    dice, config = torch.Generator().manual_seed(seed), system.config
-    prompts = [system.writer.dialogue(one) for one in turns]
-    return [
-        found
-        for start in range(0, len(prompts), CHUNK)
-        for found in reply(
-            system.language,
-            system.known,
-            prompts[start : start + CHUNK],
-            generator=dice,
-            guidance=config.guidance,
-            temperature=config.temperature,
-        )
-    ]
+    return answers(system, turns, torch.Generator().manual_seed(seed))
 
 
 def _in_english(text: str) -> str:

@@ -66,7 +66,7 @@ class LanguageConfig:
     """
 
     words: int
-    length: int = 128
+    length: int = 192
     feature_dim: int = 256
     region_side: int = 4
     code_side: int = 8

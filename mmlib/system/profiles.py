@@ -25,6 +25,9 @@ from mmlib.training.step_cost import StepCost, step_cost
 
 __all__ = ["PROFILES", "SystemConfig", "cost", "read_config", "write_config"]
 
+#: Width, heads and blocks of chapter 11's DALL·E.
+PAINTER = (128, 4, 4)
+
 
 @dataclass(frozen=True)
 class SystemConfig:
@@ -36,6 +39,8 @@ class SystemConfig:
         pretraining_steps: Steps of stage 3: captions and drawings.
         instruction_steps: Steps of stage 4: questions, requests, dialogues; 0 leaves it out.
         lora_rank: Rank of the additions that stage 4 trains; 0 trains all weights.
+        from_painter: Whether stage 3 begins with the blocks, codes and words of chapter 11's
+            DALL·E (:func:`mmlib.system.stages.begin_with_painter`), whose sizes it must have.
         dim: Width of the language model.
         heads: Its attention heads.
         layers: Its blocks.
@@ -47,14 +52,17 @@ class SystemConfig:
         learning_rate: The peak in stage 3.
         instruction_rate: The peak in stage 4.
         weight_decay: Of matrices.
+        pool: How many scenes to look at, and to draw, lessons are about.
         most_objects: Of a scene that is looked at.
         kinds: Of questions.
+        questions: Most questions about a picture in a lesson.
         emoji: Share of emoji among captions and drawings.
         chinese: Share of documents in Chinese.
         hide: Largest share of hidden codes.
         drop: Share of drawings without a text.
         guidance: With which is drawn.
         temperature: With which is drawn.
+        candidates: Pictures that are drawn for each that is shown; CLIP chooses.
         blind: Replace pictures that are looked at by zeros: the baseline with the question alone.
         precision: ``"fp32"``, ``"bf16"`` or ``"auto"``.
         evaluate_every: Steps between evaluations.
@@ -71,6 +79,7 @@ class SystemConfig:
     pretraining_steps: int = 40
     instruction_steps: int = 40
     lora_rank: int = 0
+    from_painter: bool = False
     dim: int = 64
     heads: int = 4
     layers: int = 2
@@ -82,14 +91,17 @@ class SystemConfig:
     learning_rate: float = 3e-3
     instruction_rate: float = 1e-3
     weight_decay: float = 0.05
+    pool: int = 400
     most_objects: int = 2
     kinds: tuple[str, ...] = scenes.KINDS
+    questions: int = 6
     emoji: float = 0.0
     chinese: float = 0.4
     hide: float = 0.4
     drop: float = 0.1
     guidance: float = 1.5
     temperature: float = 0.5
+    candidates: int = 1
     blind: bool = False
     precision: str = "fp32"
     evaluate_every: int = 0
@@ -103,6 +115,14 @@ class SystemConfig:
                 raise ValueError(f"{name} must be at least 0: got {getattr(self, name)}")
         if self.pretraining_steps < 1:
             raise ValueError(f"pretraining_steps must be at least 1: got {self.pretraining_steps}")
+        for name in ("pool", "candidates"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
+        if self.from_painter and (self.dim, self.heads, self.layers) != PAINTER:
+            raise ValueError(
+                "from_painter needs the painter's dim, heads and layers, "
+                f"{PAINTER}: got {(self.dim, self.heads, self.layers)}"
+            )
         # The parts check the rest, before an hour has gone.
         self.language(1)
         for stage in (3, 4):
@@ -129,6 +149,7 @@ class SystemConfig:
             length=self.row,
             objects=(1, self.most_objects),
             kinds=self.kinds,
+            questions=self.questions,
             emoji=self.emoji,
             chinese=self.chinese,
             hide=self.hide,

@@ -23,9 +23,10 @@ from mmlib.adapters import Adapters
 from mmlib.clip import CLIP
 from mmlib.data import scenes
 from mmlib.discrete_vae import DiscreteVAE, DiscreteVAEConfig
-from mmlib.painters import tokenizer
-from mmlib.small_clips import scene_clip, scene_ids
+from mmlib.painters import scene_dalle, tokenizer
+from mmlib.small_clips import scene_clip, scene_ids, scene_tokenizer
 from mmlib.system.lessons import Lessons
+from mmlib.system.material import Material
 from mmlib.system.model import MultimodalLM
 from mmlib.system.pictures import Pictures
 from mmlib.system.profiles import SystemConfig, read_config, write_config
@@ -36,7 +37,7 @@ from mmlib.training import TrainConfig, load_weights, save_weights
 from mmlib.training.distributed import is_main
 from mmlib.training.durable import fit_durably
 
-__all__ = ["ADAPTED", "System", "load_system", "train_system"]
+__all__ = ["ADAPTED", "System", "begin_with_painter", "load_system", "new_system", "train_system"]
 
 #: Linear layers of a block to which LoRA adds in stage 4.
 ADAPTED = ("qkv_proj", "out_proj", "mlp.0", "mlp.3")
@@ -90,9 +91,15 @@ def train_system(
     clip = _clip(config, folder / "1_clip", progress)
     autoencoder = _autoencoder(config, folder / "2_autoencoder", progress)
     system = new_system(config, clip, autoencoder)
+    if config.from_painter:
+        begin_with_painter(system)
+    objects = (1, config.most_objects)
+    material = Material(
+        system.pictures, config.pool, objects, config.seed + 3, with_emoji=config.emoji > 0
+    )
     for stage, name in ((3, "3_pretraining"), (4, "4_instructions")):
         if stage == 3 or config.instruction_steps:
-            _learn(system, stage, folder / name, sample, progress)
+            _learn(system, material, stage, folder / name, sample, progress)
     round_weights(system.language)
     if is_main():
         card = {"command": "python -m mmlib.system train", "seed": config.seed}
@@ -130,6 +137,29 @@ def load_system(folder: Path | str) -> System:
 
 
 @torch.no_grad()
+def begin_with_painter(system: System) -> None:
+    """Begin with what chapter 11's DALL·E has learned: its blocks, codes, and words of captions.
+
+    A word of its captions that is one piece of ours keeps its vector; places move on by one, since
+    a caption here has a marker in front. What it never had (regions, Chinese, questions, the head
+    of words) stays as it was drawn.
+    """
+    painter, model, known = scene_dalle(trained=True), system.language, system.known
+    for name in ("decoder", "code", "code_head"):
+        getattr(model, name).load_state_dict(getattr(painter, name).state_dict())
+    model.code_row.weight.copy_(painter.row.weight)
+    model.code_column.weight.copy_(painter.column.weight)
+    places = painter.word_position.weight
+    model.word_place.weight[1 : 1 + len(places)] = places
+    its = scene_tokenizer()
+    for token, vector in enumerate(painter.word.weight):
+        word = its.decode(torch.tensor([[token]]), torch.ones(1, 1, dtype=torch.bool))[0]
+        ids = known.encode(word) if word else []
+        if len(ids) == 1:
+            model.word.weight[ids[0]] = vector
+
+
+@torch.no_grad()
 def round_weights(model: nn.Module) -> None:
     """Round weights to bf16, as they are kept, so that what is measured is what is kept."""
     for tensor in (*model.parameters(), *model.buffers()):
@@ -139,6 +169,7 @@ def round_weights(model: nn.Module) -> None:
 
 def _learn(
     system: System,
+    material: Material,
     stage: int,
     folder: Path,
     sample: Callable[[System, Path], None] | None,
@@ -146,7 +177,7 @@ def _learn(
 ) -> None:
     """Stage 3 or 4."""
     config, model = system.config, system.language
-    lessons = Lessons(system.pictures, system.writer, config.menu(stage), config.seed + stage)
+    lessons = Lessons(material, system.writer, config.menu(stage), config.seed + stage)
     rank = config.lora_rank if stage == 4 else 0
     adapters = Adapters(model, ADAPTED, heads=("word_head",)) if rank else None
     if adapters is not None:

@@ -89,7 +89,7 @@ class Writer:
         document, told = Document().words([self.known.begin]), codes is not None
         if text is not None:
             document.words([self._marker(LANGUAGES[language])])
-            document.words(self.known.encode(text), wanted=told)
+            document.words(self.known.encode(text))
         document.words([self._marker(Marker.DRAW)], wanted=told and text is not None)
         if codes is not None:
             document.codes(codes, hidden=hidden).words([self.known.end], wanted=True)

@@ -58,6 +58,10 @@ class Words:
         self.begin, self.end = tokenizer.begin_id, tokenizer.end_id
         self.pad = tokenizer.pad_id
         self.size = tokenizer.vocab_size + len(Marker)
+        # Lessons come back to the same sentences, and a call costs ten times a look-up.
+        self._encode = functools.lru_cache(65_536)(
+            lambda text: tuple(tokenizer.encode([text]).ids[0, 1:-1].tolist())
+        )
 
     def marker(self, marker: Marker) -> int:
         """The number of a marker."""
@@ -69,7 +73,7 @@ class Words:
         Raises:
             ValueError: it is not valid Unicode.
         """
-        return self.tokenizer.encode([_spaced(text)]).ids[0, 1:-1].tolist()
+        return list(self._encode(_spaced(text)))
 
     def decode(self, ids: Iterable[int] | Tensor) -> str:
         """The text of numbers; markers, begin, end and padding are left out."""

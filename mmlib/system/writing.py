@@ -6,7 +6,7 @@ in front (:func:`~mmlib.system.sequence.pad`), and nobody sees what fills them u
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -145,6 +145,8 @@ def reply(
     generator: torch.Generator | None = None,
     guidance: float | int = 1.5,
     temperature: float | int = 0.5,
+    candidates: int = 1,
+    choose: Callable[[int, Int[Tensor, "candidates rows columns"]], int] | None = None,
 ) -> list[Reply]:
     """Let the model speak, and draw where it says that it will.
 
@@ -158,20 +160,26 @@ def reply(
         generator: As in :func:`paint`.
         guidance: As in :func:`paint`.
         temperature: As in :func:`paint`.
+        candidates: How many pictures are drawn for each that is shown.
+        choose: Which of them is shown: a function of the prompt's number and of the candidates'
+            codes. By default the first.
 
     Raises:
-        ValueError: see :func:`write` and :func:`paint`.
+        ValueError: see :func:`write` and :func:`paint`; or ``candidates`` is below 1.
     """
+    if candidates < 1:
+        raise ValueError(f"candidates must be at least 1: got {candidates}")
     marker = known.marker(Marker.DRAW)
     said = write(model, known, prompts, most=most)
     drawing = [row for row, text in enumerate(said) if text[-1:] == [marker]]
     pictures: dict[int, Tensor] = {}
     if drawing:
-        asked = [prompts[row].copy().words(said[row]) for row in drawing]
+        asked = [prompts[row].copy().words(said[row]) for row in drawing for _ in range(candidates)]
         codes = paint(
             model, known, asked, guidance=guidance, generator=generator, temperature=temperature
         )
-        pictures = dict(zip(drawing, codes, strict=True))
+        for row, grids in zip(drawing, codes.split(candidates), strict=True):
+            pictures[row] = grids[0 if choose is None else choose(row, grids)]
     return [Reply(known.decode(text), pictures.get(row)) for row, text in enumerate(said)]
 
 
