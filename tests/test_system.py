@@ -2,12 +2,14 @@
 
 - Words come back; markers cannot be spelled; a held-out combination is made of known pieces.
 - Documents of every task: what is in them, and that only the assistant's words are wanted.
+- Material: what the towers make of scenes; no held-out combination.
 - Lessons: the same number gives the same batch; no held-out combination; nothing too long.
 - Profiles: each is valid, its sizes fit; what is written is read; another run is refused.
 - LoRA folded in is the adapted model, in the plain model's names.
 - Stages: a run of a few steps, stopped and continued, ends with the same weights, and loads.
 - Marks: right answers, right pictures and right captions get 1; nothing drawn gets 0.
-- Commands: a profile's fields are replaced; wrong ones are refused.
+- A system that begins with the painter draws as it does.
+- CLIP reads requests, and chooses what is shown.
 """
 
 import copy
@@ -19,8 +21,9 @@ import torch
 from mmlib.adapters import Adapters
 from mmlib.data import scenes
 from mmlib.data.scenes import DEFAULT_HOLDOUT
-from mmlib.painters import grid_scenes, tokenizer
-from mmlib.small_clips import scene_clip
+from mmlib.painters import caption_ids, grid_scenes, scene_dalle, tokenizer
+from mmlib.small_clips import scene_clip, scene_tokenizer
+from mmlib.system.answers import answers, readable
 from mmlib.system.lessons import INSTRUCTIONS, PRETRAINING, Lessons, Menu
 from mmlib.system.marking import (
     commonest,
@@ -29,11 +32,19 @@ from mmlib.system.marking import (
     mark_pictures,
     questions_about,
 )
+from mmlib.system.material import Material
 from mmlib.system.pictures import Pictures
 from mmlib.system.profiles import PROFILES, SystemConfig, cost, read_config, write_config
 from mmlib.system.requests import REQUESTS, wordings
 from mmlib.system.sequence import CODE, REGION, WORD, pad
-from mmlib.system.stages import ADAPTED, fold, load_system, new_system, train_system
+from mmlib.system.stages import (
+    ADAPTED,
+    begin_with_painter,
+    fold,
+    load_system,
+    new_system,
+    train_system,
+)
 from mmlib.system.tasks import Turn, Writer
 from mmlib.system.words import Marker, words
 
@@ -41,6 +52,11 @@ from mmlib.system.words import Marker, words
 @pytest.fixture(scope="module")
 def pictures():
     return Pictures(scene_clip(trained=True), tokenizer())
+
+
+@pytest.fixture(scope="module")
+def material(pictures):
+    return Material(pictures, 30, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +122,8 @@ def test_documents_of_stage_3(writer):
     assert text_of(prompt) == ["<PICTURE>", "<CHINESE>"]
     drawing = writer.drawing("一个圆环", "zh", [5] * 64)
     assert text_of(drawing) == ["<CHINESE>", "一个圆环", "<DRAW>", "<END>"]
-    assert text_of(drawing, wanted=True) == ["一个圆环", "<DRAW>", "<END>"]
-    assert sum(drawing.wanted) == 64 + 3 + len("一个圆环") - 1
+    assert text_of(drawing, wanted=True) == ["<DRAW>", "<END>"]
+    assert sum(drawing.wanted) == 64 + 2
     assert not any(writer.drawing("a ring", "en", None).wanted)
     nothing = writer.drawing(None, "en", [5] * 64)
     assert text_of(nothing) == ["<DRAW>", "<END>"]
@@ -135,11 +151,25 @@ def test_only_what_the_assistant_says_is_wanted(writer):
         writer.dialogue([])
 
 
+def test_material_is_what_the_towers_make_of_scenes_of_training(pictures, material):
+    items = [*material.seen, *material.drawn]
+    held = {(item.colour, item.shape) for scene in items for item in scene.objects}
+    assert len(material.seen) == len(material.drawn) == 30
+    assert not held & DEFAULT_HOLDOUT.pairs
+    seen = pictures.look(scenes.render(material.seen[:2], 32))
+    torch.testing.assert_close(material.features[:2].float(), seen, rtol=0.01, atol=0.01)
+    drawn = pictures.codes(scenes.render(material.drawn[-2:], 32))
+    assert torch.equal(material.codes[-2:].long(), drawn)
+    assert (material.shape, material.places, material.names) == ((16, 256), 64, {})
+    with pytest.raises(ValueError, match="count must be at least 1"):
+        Material(pictures, 0)
+
+
 @pytest.mark.parametrize("shares", [PRETRAINING, INSTRUCTIONS])
-def test_lessons(pictures, writer, shares):
-    menu = Menu(dict(shares), documents=12, emoji=0.0)
-    lessons = Lessons(pictures, writer, menu)
-    one, other, third = lessons(3), Lessons(pictures, writer, menu)(3), lessons(4)
+def test_lessons(material, writer, shares):
+    menu = Menu(dict(shares), documents=12)
+    lessons = Lessons(material, writer, menu)
+    one, other, third = lessons(3), Lessons(material, writer, menu)(3), lessons(4)
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     assert one.ids.shape != third.ids.shape or not torch.equal(one.ids, third.ids)
     assert one.features.shape[1:] == (16, 256)
@@ -147,9 +177,36 @@ def test_lessons(pictures, writer, shares):
     text = " ".join(" ".join(text_of(d)) for n in range(3) for d in lessons.documents(n))
     assert not any(f" {c} {s}" in text for c, s in DEFAULT_HOLDOUT.pairs)
     assert "star" in text
-    blind = Lessons(pictures, writer, dataclasses.replace(menu, blind=True))(3)
+    blind = Lessons(material, writer, dataclasses.replace(menu, blind=True))(3)
     assert not blind.features.any()
     assert torch.equal(blind.ids, one.ids)
+    with pytest.raises(ValueError, match="material must hold emoji"):
+        Lessons(material, writer, dataclasses.replace(menu, emoji=0.5))
+
+
+def test_no_two_documents_share_the_seed_of_their_questions(material, writer, monkeypatch):
+    """The seed decides about yes and no: a model that meets it again knows the answer blindly."""
+    seeds, questions = [], scenes.questions
+
+    def heard(scene, seed, *given):
+        seeds.append(seed)
+        return questions(scene, seed, *given)
+
+    monkeypatch.setattr("mmlib.system.lessons.scenes.questions", heard)
+    lessons = Lessons(material, writer, Menu({"ask": 1.0}, documents=8))
+    for number in range(4):
+        lessons(number)
+    assert len(set(seeds)) == 32
+
+
+@pytest.mark.parametrize("looks", [0.0, 1.0])
+def test_questions_come_after_a_description_or_at_once(material, writer, looks):
+    menu = Menu({"ask": 1.0}, documents=8, questions=2, looks=looks, chinese=0.0)
+    for document in Lessons(material, writer, menu).documents(0):
+        assert document.kinds.count(REGION) == 16  # the picture is shown once
+        said = [part for part in text_of(document, wanted=True) if part != "<END>"]
+        assert len(said) == 2 + looks
+        assert (len(said[0].split()) > 3) == bool(looks)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +215,8 @@ def test_lessons(pictures, writer, shares):
         ({"shares": {"sing": 1.0}}, "shares must be of known tasks"),
         ({"shares": {"draw": 0.0}}, "not all of them 0"),
         ({"documents": 0}, "documents must be at least 1"),
+        ({"questions": 0}, "questions must be at least 1"),
+        ({"looks": 1.5}, "looks must be from 0 to 1"),
         ({"hide": 1.5}, "hide must be from 0 to 1"),
     ],
 )
@@ -173,14 +232,17 @@ def test_profiles(tmp_path):
     write_config(PROFILES["cpu"], tmp_path)
     write_config(PROFILES["cpu"], tmp_path)
     assert read_config(tmp_path) == PROFILES["cpu"]
-    with pytest.raises(ValueError, match="of another run: .*dim was 128, is 64"):
+    with pytest.raises(ValueError, match="of another run: .*pool was 20000, is 400"):
         write_config(PROFILES["smoke"], tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no run"):
         read_config(tmp_path / "nothing")
     (tmp_path / "system.json").write_text('{"dim": 3}', encoding="utf-8")
     with pytest.raises(ValueError, match="of another version"):
         read_config(tmp_path)
-    for changes in ({"dim": 65}, {"clip_steps": -1}, {"pretraining_steps": 0}, {"hide": 2.0}):
+    for changes in (
+        {"dim": 65}, {"clip_steps": -1}, {"pretraining_steps": 0}, {"hide": 2.0}, {"pool": 0},
+        {"candidates": 0}, {"from_painter": True, "layers": 2},
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=next(iter(changes)).split("_")[0]):
             SystemConfig(**changes)
 
@@ -211,7 +273,7 @@ def test_folded_additions_are_the_adapted_model(pictures):
 
 TINY = SystemConfig(
     pretraining_steps=3, instruction_steps=2, dim=16, heads=2, layers=1, documents=3,
-    checkpoint_every=1, dropout=0.1,
+    checkpoint_every=1, dropout=0.1, pool=20,
 )  # fmt: skip
 
 
@@ -257,3 +319,51 @@ def test_right_answers_captions_and_pictures_get_full_marks():
     assert none["right"] == none["attributes"] == 0
     with pytest.raises(ValueError, match="said must be one for each question"):
         mark_answers([], asked)
+
+
+def test_a_system_that_begins_with_the_painter_draws_as_it_does(pictures):
+    system = new_system(SystemConfig(), pictures.clip, pictures.autoencoder)
+    fresh = copy.deepcopy(system.language)
+    begin_with_painter(system)
+    model, painter = system.language, scene_dalle(trained=True)
+    assert torch.equal(model.code(), painter.code())
+    word, its = system.known.encode("star"), scene_tokenizer().encode(["star"]).ids[0, 1]
+    assert torch.equal(model.word.weight[word[0]], painter.word.weight[its])
+    unknown = system.known.encode("什")[0]
+    assert torch.equal(model.word.weight[unknown], fresh.word.weight[unknown])
+    assert torch.equal(model.region_row.weight, fresh.region_row.weight)
+    # With its own text in front, the codes' logits are the painter's.
+    text = caption_ids(scenes.sample(1, 1, split="train", objects=1))
+    codes = torch.arange(63)[None]
+    x = torch.cat([painter._embed_text(text), painter._embed_codes(codes, 0, None)], dim=1)
+    theirs = painter(text, codes).codes
+    mine = model.paint(model.decoder(x)[0][:, text.shape[1] - 1 :])
+    torch.testing.assert_close(mine, theirs)
+
+
+def test_what_clip_reads_of_a_request():
+    for scene in scenes.sample(4, 2, split="test", objects=(1, 2)):
+        caption = scenes.caption(scene)
+        for language in ("en", "zh"):
+            (request,) = wordings("draw", language, "test")
+            assert readable(request.format(scenes.caption(scene, language))) == caption
+    assert readable("please paint") is readable("请画") is None
+
+
+def test_clip_chooses_among_candidates(pictures, monkeypatch):
+    """A model that draws one of two pictures by chance shows the one that fits."""
+    system = new_system(SystemConfig(candidates=8), pictures.clip, pictures.autoencoder)
+    wanted, other = (grid_scenes(1, seed, "test") for seed in (1, 2))
+    codes = torch.cat([pictures.codes(scenes.render(s, 32)) for s in (wanted, other)])
+
+    def draws(model, known, prompts, **options):
+        assert len(prompts) == 8
+        return codes[torch.tensor([1, 1, 1, 0, 1, 1, 1, 1])].unflatten(1, (8, 8))
+
+    monkeypatch.setattr("mmlib.system.writing.paint", draws)
+    marker = words().marker(Marker.DRAW)
+    monkeypatch.setattr("mmlib.system.writing.write", lambda *given, **options: [[marker]])
+    (found,) = answers(system, [[Turn(f"please paint {scenes.caption(wanted[0])}")]])
+    assert torch.equal(found.codes.flatten(), codes[0])
+    (found,) = answers(system, [[Turn("please paint something")]])
+    assert torch.equal(found.codes.flatten(), codes[1])  # nothing to choose by: the first

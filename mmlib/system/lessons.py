@@ -22,9 +22,9 @@ from mmlib.system.tasks import Turn, Writer
 __all__ = ["INSTRUCTIONS", "PRETRAINING", "Lessons", "Menu"]
 
 #: Shares of the tasks in stages 3 and 4.
-PRETRAINING: Mapping[str, float] = MappingProxyType({"caption": 0.35, "draw": 0.65})
+PRETRAINING: Mapping[str, float] = MappingProxyType({"caption": 0.65, "draw": 0.35})
 INSTRUCTIONS: Mapping[str, float] = MappingProxyType(
-    {"ask": 0.4, "describe": 0.1, "request": 0.2, "talk": 0.1, "caption": 0.05, "draw": 0.15}
+    {"ask": 0.6, "describe": 0.1, "request": 0.14, "talk": 0.04, "caption": 0.06, "draw": 0.06}
 )
 _LANGUAGES = ("en", "zh")
 _OF_EMOJI = ("caption", "describe", "draw", "request")
@@ -116,6 +116,8 @@ class Lessons:
         hidden = codes_to_hide(menu.documents, material.places, menu.hide, dice).tolist()
         of = torch.randint(len(material.seen), (menu.documents,), generator=dice).tolist()
         numbers = torch.rand(menu.documents, 5, generator=dice).tolist()
+        # A seed of questions decides about yes and no: no two documents share one.
+        seeds = torch.randint(2**40, (menu.documents,), generator=dice).tolist()
         found = []
         for row, choice in enumerate(chosen.tolist()):
             task = names[choice]
@@ -144,7 +146,7 @@ class Lessons:
                 asked = _one(wordings("draw", language), which).format(said)
                 found.append(write.dialogue([Turn(asked), paint]))
             else:
-                turns = self._asked(material.seen[item], look, language, seed + row)
+                turns = self._asked(material.seen[item], look, language, seeds[row])
                 if task == "talk":
                     asked = _one(wordings("draw", language), which).format(said)
                     turns = [*turns[:2], Turn(asked), paint]

@@ -29,7 +29,7 @@ from mmlib.system.lessons import Lessons
 from mmlib.system.material import Material
 from mmlib.system.model import MultimodalLM
 from mmlib.system.pictures import Pictures
-from mmlib.system.profiles import SystemConfig, read_config, write_config
+from mmlib.system.profiles import PROFILES, SystemConfig, read_config, write_config
 from mmlib.system.tasks import Writer
 from mmlib.system.words import Words, words
 from mmlib.tokenizer_training import TrainingBatch, object_loss
@@ -37,8 +37,19 @@ from mmlib.training import TrainConfig, load_weights, save_weights
 from mmlib.training.distributed import is_main
 from mmlib.training.durable import fit_durably
 
-__all__ = ["ADAPTED", "System", "begin_with_painter", "load_system", "new_system", "train_system"]
+__all__ = [
+    "ADAPTED",
+    "CHECKPOINT",
+    "System",
+    "begin_with_painter",
+    "load_system",
+    "new_system",
+    "shipped_system",
+    "train_system",
+]
 
+#: The language model that profile ``cpu`` has trained.
+CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "16_system.safetensors"
 #: Linear layers of a block to which LoRA adds in stage 4.
 ADAPTED = ("qkv_proj", "out_proj", "mlp.0", "mlp.3")
 #: What each object's errors count for in stage 2; see :func:`mmlib.tokenizer_training.object_loss`.
@@ -132,6 +143,17 @@ def load_system(folder: Path | str) -> System:
         load_weights(model, folder / f"{name}.safetensors")
     system = new_system(config, clip.eval(), autoencoder.eval())
     load_weights(system.language, folder / "language.safetensors")
+    system.language.eval()
+    return system
+
+
+def shipped_system() -> System:
+    """The system of profile ``cpu`` as the library ships it, in evaluation mode.
+
+    Stages 1 and 2 are chapter 10's and chapter 09's shipped weights.
+    """
+    system = new_system(PROFILES["cpu"], scene_clip(trained=True), tokenizer())
+    load_weights(system.language, CHECKPOINT)
     system.language.eval()
     return system
 
