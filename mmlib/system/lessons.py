@@ -24,7 +24,7 @@ __all__ = ["INSTRUCTIONS", "PRETRAINING", "Lessons", "Menu"]
 #: Shares of the tasks in stages 3 and 4.
 PRETRAINING: Mapping[str, float] = MappingProxyType({"caption": 0.65, "draw": 0.35})
 INSTRUCTIONS: Mapping[str, float] = MappingProxyType(
-    {"ask": 0.6, "describe": 0.1, "request": 0.14, "talk": 0.04, "caption": 0.06, "draw": 0.06}
+    {"ask": 0.8, "describe": 0.04, "request": 0.06, "talk": 0.02, "caption": 0.03, "draw": 0.05}
 )
 _LANGUAGES = ("en", "zh")
 _OF_EMOJI = ("caption", "describe", "draw", "request")
@@ -58,11 +58,11 @@ class Menu:
 
     shares: Mapping[str, float] = field(default_factory=lambda: dict(PRETRAINING))
     documents: int = 32
-    length: int = 192
+    length: int = 160
     objects: tuple[int, int] = (1, 2)
     kinds: tuple[str, ...] = scenes.KINDS
-    questions: int = 4
-    looks: float = 0.5
+    questions: int = 1
+    looks: float = 0.15
     emoji: float = 0.0
     chinese: float = 0.4
     hide: float = 0.4

@@ -48,9 +48,9 @@ def marks_of(system: System, count: int = 200, seed: int = 16_001) -> dict[str, 
     pictures = scenes.render([items[number] for number, _ in pairs], 32)
     asked = [question for _, question in pairs]
     for name, shown, language, looks in (
-        ("ask", pictures, "en", True),
-        ("ask_zh", pictures, "zh", True),
-        ("ask_direct", pictures, "en", False),
+        ("ask", pictures, "en", False),
+        ("ask_zh", pictures, "zh", False),
+        ("ask_looks", pictures, "en", True),
         ("ask_blind", None, "en", False),
     ):
         said = ask(system, asked, shown, language, looks=looks)

@@ -56,6 +56,7 @@ class SystemConfig:
         most_objects: Of a scene that is looked at.
         kinds: Of questions.
         questions: Most questions about a picture in a lesson.
+        looks: Share of the lessons with questions that begin with a description.
         emoji: Share of emoji among captions and drawings.
         chinese: Share of documents in Chinese.
         hide: Largest share of hidden codes.
@@ -84,19 +85,20 @@ class SystemConfig:
     heads: int = 4
     layers: int = 4
     dropout: float = 0.0
-    code_weight: float = 0.1
-    documents: int = 16
+    code_weight: float = 0.2
+    documents: int = 40
     accumulate: int = 1
-    row: int = 192
+    row: int = 160
     learning_rate: float = 2e-3
     instruction_rate: float = 2e-3
     weight_decay: float = 0.02
     pool: int = 400
     most_objects: int = 2
     kinds: tuple[str, ...] = scenes.KINDS
-    questions: int = 6
+    questions: int = 1
+    looks: float = 0.15
     emoji: float = 0.0
-    chinese: float = 0.3
+    chinese: float = 0.15
     hide: float = 0.4
     drop: float = 0.1
     guidance: float = 1.5
@@ -150,6 +152,7 @@ class SystemConfig:
             objects=(1, self.most_objects),
             kinds=self.kinds,
             questions=self.questions,
+            looks=self.looks,
             emoji=self.emoji,
             chinese=self.chinese,
             hide=self.hide,
@@ -178,14 +181,14 @@ PROFILES: Mapping[str, SystemConfig] = MappingProxyType(
     {
         "smoke": SystemConfig(from_painter=True),
         "cpu": SystemConfig(
-            pretraining_steps=1500,
-            instruction_steps=9000,
+            pretraining_steps=400,
+            instruction_steps=3600,
             from_painter=True,
-            pool=20_000,
+            pool=10_000,
             emoji=0.03,
             candidates=4,
             precision="auto",
-            evaluate_every=500,
+            evaluate_every=1000,
             checkpoint_every=250,
         ),
         "t4": SystemConfig(
@@ -235,16 +238,16 @@ def cost(config: SystemConfig, words: int = 2054, filled: float = 0.85) -> StepC
     Args:
         config: The sizes.
         words: Size of the vocabulary.
-        filled: Share of the rows that documents fill. A document of stage 4 has 110 tokens in the
-            mean; 4 in 5 look at a picture, 1 in 4 draws one, and 20 words are told.
+        filled: Share of the rows that documents fill. A document of stage 4 has 43 tokens in the
+            mean; 7 in 8 look at a picture, 1 in 7 draws one, and 4 words are told.
 
     >>> cost(PROFILES["smoke"]).parameters
     1437830
     """
     sizes = config.language(words)
-    rows = max(1, round(110 * config.documents / filled / config.row))
-    drawn, looked = round(0.24 * config.documents), round(0.8 * config.documents)
-    told = 20 * config.documents
+    rows = max(1, round(43 * config.documents / filled / config.row))
+    drawn, looked = round(0.14 * config.documents), round(0.88 * config.documents)
+    told = 4 * config.documents
 
     def batch() -> Rows:
         table = torch.zeros(rows, config.row, dtype=torch.long)

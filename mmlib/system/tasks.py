@@ -7,7 +7,7 @@ Stage 3, everything is told::
 
 Stage 4, what the assistant says is told, and nothing else::
 
-    begin <user> <picture> R...R what colour is the star? end <assistant> red end
+    begin <user> what colour is the star? <picture> R...R end <assistant> red end
           <user> please draw a small red star end <assistant> <draw> C...C end
 
 :class:`Writer` writes a document; :mod:`mmlib.system.lessons` draws what they are about.
@@ -32,7 +32,7 @@ class Turn:
 
     Attributes:
         text: The words; empty where there are none.
-        picture: Features of a picture that is shown with it, or None.
+        picture: Features of a picture that is shown with it, behind the words, or None.
         codes: Codes of a picture that is drawn, or None.
         hidden: Which of them the later ones do not see, or None.
     """
@@ -109,10 +109,11 @@ class Writer:
         for number, turn in enumerate(turns):
             answers = number % 2 == 1
             document.words([self._marker(Marker.ASSISTANT if answers else Marker.USER)])
-            if turn.picture is not None:
-                self._picture(document, turn.picture)
             if turn.text:
                 document.words(self.known.encode(turn.text), wanted=answers)
+            # Behind the words, so that every region can be looked at with the question in mind.
+            if turn.picture is not None:
+                self._picture(document, turn.picture)
             if turn.codes is not None:
                 document.words([self._marker(Marker.DRAW)], wanted=answers)
                 document.codes(turn.codes, wanted=answers, hidden=turn.hidden)
