@@ -4,14 +4,12 @@ The system is trained by :func:`mmlib.system.stages.train_system`, as the comman
 and 2 are the shipped weights of chapters 10 and 09, stage 3 begins with chapter 11's painter. Its
 language model is shipped. It is marked on combinations of colour and shape that no training scene
 has, in wordings that it never heard. The same training at a quarter of the steps, with zeros for
-every picture that is looked at, says what the questions alone tell; at a quarter of the steps with
-pictures it says what that baseline is to be compared with.
+every picture that is looked at, says what the questions alone tell.
 
 Every part goes on where it was stopped.
 """
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 
@@ -34,15 +32,6 @@ def note(name: str, value: float, metric: str, tolerance: float = 0.06, **option
     """Record a number of chapter 16."""
     options = {"tolerance": tolerance, "seed": 0} | options
     results.record(f"16.{name}", value, metric=metric, **options)
-
-
-def seconds_of(folder: Path) -> dict[str, float]:
-    """Seconds of training of each stage, over all its parts."""
-    found = {}
-    for stage in ("3_pretraining", "4_instructions"):
-        lines = (folder / stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        found[stage] = max(json.loads(line).get("seconds", 0.0) for line in lines)
-    return found
 
 
 def trained(name: str, config: SystemConfig, **options) -> System:
@@ -92,8 +81,8 @@ def main() -> None:
         note(name, value, f"profile cpu: {name.replace('_', ' ')}")
     found = cost(config, system.known.size)
     note("parameters", found.parameters, "numbers of the language model", 0)
-    for name, changes in (("question_only", {"blind": True}), ("quarter", {})):
-        mark_questions(name, trained(name, quarter(config, **changes)))
+    alone = trained("question_only", quarter(config, blind=True))
+    mark_questions("question_only", alone)
 
 
 if __name__ == "__main__":

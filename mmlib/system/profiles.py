@@ -182,7 +182,7 @@ PROFILES: Mapping[str, SystemConfig] = MappingProxyType(
         "smoke": SystemConfig(from_painter=True),
         "cpu": SystemConfig(
             pretraining_steps=400,
-            instruction_steps=3600,
+            instruction_steps=2800,
             from_painter=True,
             pool=10_000,
             emoji=0.03,
