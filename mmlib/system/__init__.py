@@ -8,9 +8,10 @@
 - :mod:`~mmlib.system.model`: the language model and its loss;
 - :mod:`~mmlib.system.writing`: what it writes and draws;
 - :mod:`~mmlib.system.pictures`: how pictures are looked at and painted;
-- :mod:`~mmlib.system.tasks`, :mod:`~mmlib.system.requests` and :mod:`~mmlib.system.lessons`: what
-  it learns;
+- :mod:`~mmlib.system.tasks`, :mod:`~mmlib.system.requests`, :mod:`~mmlib.system.material` and
+  :mod:`~mmlib.system.lessons`: what it learns;
 - :mod:`~mmlib.system.profiles`: sizes, for a CPU and for GPUs;
 - :mod:`~mmlib.system.stages`: the four stages of training;
+- :mod:`~mmlib.system.answers`: what it answers, and which of its drawings is shown;
 - :mod:`~mmlib.system.marking`: what it has learned.
 """

@@ -4,7 +4,7 @@
 
     python -m mmlib.system train --profile smoke --out RUN --dim 96 --pretraining-steps 100
     python -m mmlib.system evaluate RUN
-    python -m mmlib.system chat RUN
+    python -m mmlib.system chat [RUN]
 
 ``train`` takes a profile and then any field of
 :class:`~mmlib.system.profiles.SystemConfig`; started again it goes on. Several processes start with
@@ -23,7 +23,7 @@ from mmlib.data import scenes
 from mmlib.system.answers import answers
 from mmlib.system.marking import describe, draw, marks_of
 from mmlib.system.profiles import PROFILES, SystemConfig
-from mmlib.system.stages import System, load_system, train_system
+from mmlib.system.stages import System, load_system, shipped_system, train_system
 from mmlib.system.tasks import Turn
 
 __all__ = ["Chat", "chat", "evaluate", "main", "read_training", "write_samples"]
@@ -95,14 +95,16 @@ def evaluate(run: Path, /, count: int = 200) -> None:
     (run / "marks.json").write_text(json.dumps(marks, indent=2) + "\n", encoding="utf-8")
 
 
-def chat(run: Path, /, seed: int = 0) -> None:
-    """Talk with the system of a run.
+def chat(run: Path | None = None, /, seed: int = 0) -> None:
+    """Talk with a system.
 
     Args:
-        run: The folder of the run; what is drawn is put there.
+        run: The folder of its run, where what is drawn is put. By default the system that the
+            library ships; what is drawn is put into the current folder then.
         seed: What pictures are drawn from.
     """
-    talk = Chat(load_system(run), run, seed)
+    system = shipped_system() if run is None else load_system(run)
+    talk = Chat(system, run or Path(), seed)
     print("look SEED shows a scene, new begins anew, an empty line ends.")
     while text := _line():
         print(talk.say(text))
