@@ -167,7 +167,7 @@ def test_material_is_what_the_towers_make_of_scenes_of_training(pictures, materi
 
 @pytest.mark.parametrize("shares", [PRETRAINING, INSTRUCTIONS])
 def test_lessons(material, writer, shares):
-    menu = Menu(dict(shares), documents=12)
+    menu = Menu(dict(shares), documents=40)
     lessons = Lessons(material, writer, menu)
     one, other, third = lessons(3), Lessons(material, writer, menu)(3), lessons(4)
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
@@ -232,7 +232,7 @@ def test_profiles(tmp_path):
     write_config(PROFILES["cpu"], tmp_path)
     write_config(PROFILES["cpu"], tmp_path)
     assert read_config(tmp_path) == PROFILES["cpu"]
-    with pytest.raises(ValueError, match="of another run: .*pool was 20000, is 400"):
+    with pytest.raises(ValueError, match="of another run: .*pool was 10000, is 400"):
         write_config(PROFILES["smoke"], tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no run"):
         read_config(tmp_path / "nothing")

@@ -16,16 +16,18 @@ from mmlib.system.words import Marker
 
 
 def test_every_field_replaces_the_profiles(tmp_path):
-    given = ["--out", str(tmp_path), "--dim", "96", "--profile=cpu", "--blind"]
+    given = ["--out", str(tmp_path), "--dim", "96", "--profile=t4", "--blind"]
     config, folder = read_training([*given, "--kinds", "count", "colour"])
     changes = {"dim": 96, "blind": True, "kinds": ("count", "colour")}
-    assert config == dataclasses.replace(PROFILES["cpu"], **changes)
+    assert config == dataclasses.replace(PROFILES["t4"], **changes)
     assert folder == tmp_path
     for field in dataclasses.fields(SystemConfig):
         if field.type is int or field.type is float:
             flag = "--" + field.name.replace("_", "-")
             value = {"dim": 8, "heads": 2}.get(field.name, 1 if field.type is int else 0.5)
-            config, _ = read_training(["--out", str(tmp_path), flag, str(value)])
+            config, _ = read_training(
+                ["--out", str(tmp_path), "--no-from-painter", flag, str(value)]
+            )
             assert getattr(config, field.name) == value
 
 
