@@ -242,7 +242,7 @@ def cost(config: SystemConfig, words: int = 2054, filled: float = 0.85) -> StepC
             mean; 7 in 8 look at a picture, 1 in 7 draws one, and 4 words are told.
 
     >>> cost(PROFILES["smoke"]).parameters
-    1437830
+    1440006
     """
     sizes = config.language(words)
     rows = max(1, round(43 * config.documents / filled / config.row))
