@@ -42,7 +42,7 @@ RUNTIME = [
     *PROJECT["dependencies"],
     *(
         line
-        for extra in ("pretrained", "speech", "coco", "search", "serve", "export")
+        for extra in ("pretrained", "speech", "coco", "search", "serve", "export", "system")
         for line in EXTRAS[extra]
     ),
 ]
