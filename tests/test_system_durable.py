@@ -20,7 +20,6 @@ import torch.distributed as dist
 
 from mmlib.system.profiles import SystemConfig
 from mmlib.system.stages import train_system
-from mmlib.system.words import words
 
 CONFIG = SystemConfig(
     pretraining_steps=8, instruction_steps=20, dim=16, heads=2, layers=1, documents=3,
@@ -35,7 +34,11 @@ def train(folder):
 
 
 def start(target, *given):
-    child = multiprocessing.get_context("fork").Process(target=target, args=given)
+    # Forked from a process that has loaded everything and never learned: a process that has
+    # learned cannot be forked into one that does (autograd's threads).
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mmlib.system.stages"])
+    child = context.Process(target=target, args=given)
     child.start()
     return child
 
@@ -49,7 +52,6 @@ def ended(child, number=None):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    words()  # learned once: the processes below are forked from this one
     folder = tmp_path_factory.mktemp("whole") / "run"
     child = start(train, folder)
     ended(child)

@@ -82,7 +82,7 @@ STAGES = (
         2400,
     ),
 )
-NAMED, ALONE, TUNE = 300, 400, 60
+NAMED, ALONE, ONE, TUNE = 300, 400, 600, 60
 #: Items of a lesson; 32 where nothing is said. The first stage has more.
 BATCH = {"clip": 24, "ask": 48, "ask clip": 48, "events": 16, "summary": 16, "speak": 24}
 #: More of some of them in the last stages.
@@ -320,11 +320,16 @@ def answers(inputs: Batch) -> list[str]:
     ]
 
 
-def mark_pictures(model: MultimodalTransformer) -> None:
-    """Captions of pictures, questions about clips, and search for clips by text."""
+def mark_captions(model: MultimodalTransformer, name: str, texts: str) -> None:
+    """Captions of pictures with unseen pairs of colour and shape."""
     inputs = lessons("test")("caption", 41, 300).inputs
     found = in_parts(inputs, lambda part: write(model, "caption", part))
-    note("joint_caption", share(found, answers(inputs)), "captions of unseen pictures, exact")
+    exact = share(found, answers(inputs))
+    note(f"{name}_caption", exact, f"{texts}: captions of unseen pictures, exact")
+
+
+def mark_questions(model: MultimodalTransformer) -> None:
+    """Questions about clips, and search for clips by text."""
     inputs = lessons("test")("ask clip", 42, 400).inputs
     for kind, given in {"": inputs, "_blind": inputs.without("video")}.items():
         found = in_parts(given, lambda part: write(model, "answer", part, 12))
@@ -362,7 +367,9 @@ def mark_long(model: MultimodalTransformer) -> None:
     note("joint_summary", share(found, spaced([summary(c) for c in drawn])), "summaries, exact")
 
 
-def mark_synthesis(model: MultimodalTransformer) -> None:
+def mark_synthesis(
+    model: MultimodalTransformer, ears: MultimodalTransformer, name: str = ""
+) -> None:
     """What the recogniser makes of synthetic speech, of the vocoder alone, and of the original."""
     texts = spoken_texts(120, 61, "test")
     own = sayings(texts, VOICES)
@@ -373,9 +380,10 @@ def mark_synthesis(model: MultimodalTransformer) -> None:
     copied = [vocode(log_mel(wave[None])[0][0], log_mel) for wave in original]
     frames, exists, _ = say(model, ids, keep, voices)
     spoken = [vocode(one[real], log_mel) for one, real in zip(frames, exists, strict=True)]
-    for kind, sounds in {"original": original, "vocoder": copied, "spoken": spoken}.items():
-        rate = error_rate(model, sounds, texts)[0]
-        note(f"synthesis_{kind}", rate, f"word error rate of the recogniser: {kind}", 0.05)
+    others = {} if name else {"original": original, "vocoder": copied}
+    for kind, sounds in (others | {"spoken": spoken}).items():
+        rate = error_rate(ears, sounds, texts)[0]
+        note(f"{name}synthesis_{kind}", rate, f"word error rate of the recogniser: {kind}", 0.05)
 
 
 def turn(tasks: tuple[str, ...], **options) -> Callable[[int], Lesson]:
@@ -407,13 +415,19 @@ def main() -> None:
     mark_speech(model, "joint", "joint")
     mark_clips(model, "joint", "joint")
     mark_answers(model, "joint", "joint")
-    mark_pictures(model)
+    mark_captions(model, "joint", "joint")
+    mark_questions(model)
     mark_long(model)
-    mark_synthesis(model)
+    mark_synthesis(model, model)
     still = train("frame", turn(("clip",), frame=4, count=64), STAGES[0][2])
     mark_clips(still, "frame", "one frame", frame=4)
     alone = train("transcribe", turn(("transcribe",)), ALONE)
     mark_speech(alone, "single", "one task alone")
+    one = "one task alone"
+    mark_captions(train("captions", turn(("caption",), sizes=PRACTICE), ONE), "single", one)
+    asked = turn(("both", "ask", "both", "listen"), sizes=PRACTICE)
+    mark_answers(train("questions", asked, ONE), "single", one)
+    mark_synthesis(train("speaking", turn(("speak",)), ONE), model, "single_")
     untold = train("untold", turn(("transcribe",), aligned=False), ALONE)
     mark_speech(untold, "untold", "one task alone, not told which word is said when")
     always = train("always", turn(("both",), drop=0.0), TUNE, model, rate=3e-4)

@@ -107,7 +107,7 @@ class MultimodalLM(nn.Module):
     Args:
         config: Sizes and choices.
         codebook: The codes' vectors in the tokenizer of pictures
-            (:attr:`mmlib.discrete_vae.DiscreteVAE.codebook`).
+            (``codebook`` of :class:`mmlib.discrete_vae.DiscreteVAE`).
 
     Attributes:
         config: Sizes and choices.
