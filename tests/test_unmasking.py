@@ -228,6 +228,24 @@ def test_what_comes_first(noise):
         assert bool((after | ~before).all())  # what is shown stays
 
 
+def test_noise_draws_what_comes_first_by_its_probability():
+    # Gumbel's trick: the largest of log p + g is place j in p_j of sum(p) cases.
+    class Unequal(Known):
+        def logits(self, codes, shown, vectors, text, drop=None):
+            self.seen.append(shown.clone())
+            surest = torch.tensor([0.6, 0.7, 0.8, 0.9]).expand(len(codes), -1)
+            return torch.stack([surest, 1 - surest], dim=2).log()
+
+    model, count = Unequal(), 20_000
+    model.seen = []
+    text, given = torch.ones(count, 4, dtype=torch.long), torch.zeros(count, 6)
+    options = {"noise": 4 / 3, "steps": 4, "temperature": 0}  # after one of four steps: 1
+    uncover(model, given, text, generator(8), **options)
+    found = model.seen[1].double().mean(0)
+    expected = torch.tensor([0.6, 0.7, 0.8, 0.9]).double() / 3
+    assert (found - expected).abs().max() < 0.012
+
+
 def test_a_code_that_is_shown_is_never_drawn_again():
     class Coin(Known):
         side = 8
