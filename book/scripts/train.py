@@ -55,6 +55,7 @@ def load(path: Path) -> tuple[object, str, float]:
     """
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # so that other processes find its functions
     spec.loader.exec_module(module)
     what = (module.__doc__ or "").strip().split("\n")[0]
     minutes = getattr(module, "MINUTES", None)

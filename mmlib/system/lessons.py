@@ -24,7 +24,7 @@ __all__ = ["INSTRUCTIONS", "PRETRAINING", "Lessons", "Menu"]
 #: Shares of the tasks in stages 3 and 4.
 PRETRAINING: Mapping[str, float] = MappingProxyType({"caption": 0.65, "draw": 0.35})
 INSTRUCTIONS: Mapping[str, float] = MappingProxyType(
-    {"ask": 0.8, "describe": 0.04, "request": 0.06, "talk": 0.02, "caption": 0.03, "draw": 0.05}
+    {"ask": 0.71, "describe": 0.06, "request": 0.1, "talk": 0.02, "caption": 0.03, "draw": 0.08}
 )
 _LANGUAGES = ("en", "zh")
 _OF_EMOJI = ("caption", "describe", "draw", "request")
@@ -51,6 +51,7 @@ class Menu:
         drop: Share of drawings without a text, for guidance.
         blind: Whether pictures that are looked at are replaced by zeros: the baseline that has the
             question alone.
+        mute: Whether the words of questions are left out: the baseline that has the picture alone.
 
     Raises:
         ValueError: a number out of its range, or an unknown task.
@@ -68,6 +69,7 @@ class Menu:
     hide: float = 0.4
     drop: float = 0.1
     blind: bool = False
+    mute: bool = False
 
     def __post_init__(self) -> None:
         unknown = set(self.shares) - set(PRETRAINING) - set(INSTRUCTIONS)
@@ -163,11 +165,13 @@ class Lessons:
         order = torch.randperm(len(asked), generator=dice)[: self.menu.questions].tolist()
         turns = []
         for question in (asked[i] for i in order):
-            zh = language == "zh"
-            turns += [
-                Turn(question.text_zh if zh else question.text, picture=None if turns else look),
-                Turn(question.answer_zh if zh else question.answer),
-            ]
+            text, answer = (
+                (question.text_zh, question.answer_zh)
+                if language == "zh"
+                else (question.text, question.answer)
+            )
+            said = "" if self.menu.mute else text
+            turns += [Turn(said, picture=None if turns else look), Turn(answer)]
         return turns
 
 

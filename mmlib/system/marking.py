@@ -96,6 +96,8 @@ def ask(
     else:
         seen = system.pictures.look(pictures)
     texts = [question.text_zh if language == "zh" else question.text for question in asked]
+    if system.config.mute:
+        texts = [""] * len(texts)
     turns = [[Turn(text, picture=one)] for text, one in zip(texts, seen, strict=True)]
     if looks:
         request = wordings("caption", language, "test")[0]

@@ -56,7 +56,7 @@ class Material:
         self.drawn = grid_scenes(count, 2 * seed + 1, "train")
         self.features = self._looked_at(self.seen)
         self.codes = torch.cat(
-            [pictures.codes(scenes.render(part, 32)).short() for part in _parts(self.drawn)]
+            [pictures.codes(self._rendered(part)).short() for part in _parts(self.drawn)]
         )
         self.names: dict[str, tuple[str, ...]] = {}
         if with_emoji:
@@ -77,8 +77,11 @@ class Material:
         return self.codes.shape[1]
 
     def _looked_at(self, items: list[scenes.Scene]) -> Float[Tensor, "pictures regions dim"]:
-        parts = [self.pictures.look(scenes.render(part, 32)) for part in _parts(items)]
+        parts = [self.pictures.look(self._rendered(part)) for part in _parts(items)]
         return torch.cat([part.bfloat16() for part in parts])
+
+    def _rendered(self, items: list[scenes.Scene]) -> Float[Tensor, "pictures 3 32 32"]:
+        return scenes.render(items, 32, self.pictures.device)
 
 
 def _parts(items: list[scenes.Scene]) -> list[list[scenes.Scene]]:

@@ -1,8 +1,13 @@
 """How the system looks at pictures and paints them: stages 1 and 2, locked.
 
+Pictures go to the device of the towers, and what is found comes back to the CPU, where documents
+are written.
+
 The regions of chapter 10's picture tower are joined two by two, so that a picture of 32 pixels is
 16 tokens; chapter 09's discrete autoencoder makes 64 codes of it, and paints what codes say.
 """
+
+import copy
 
 import torch
 from einops import rearrange
@@ -16,7 +21,7 @@ __all__ = ["Pictures"]
 
 
 class Pictures(nn.Module):
-    """Both towers, in evaluation mode for good.
+    """Copies of both towers, in evaluation mode for good.
 
     Args:
         clip: Its picture tower gives regions in rows and columns, as
@@ -25,15 +30,16 @@ class Pictures(nn.Module):
         join: How many rows, and columns, of regions become one.
 
     Attributes:
-        clip: As given.
-        autoencoder: As given.
+        clip: A copy, so that the given one stays where and as it is.
+        autoencoder: Likewise.
     """
 
     def __init__(self, clip: CLIP, autoencoder: DiscreteVAE, join: int = 2) -> None:
         super().__init__()
         if join < 1:
             raise ValueError(f"join must be at least 1: got {join}")
-        self.clip, self.autoencoder, self.join = clip, autoencoder, join
+        self.clip, self.autoencoder = copy.deepcopy(clip), copy.deepcopy(autoencoder)
+        self.join = join
         self.requires_grad_(False)
         self.eval()
 
@@ -45,6 +51,11 @@ class Pictures(nn.Module):
     def feature_dim(self) -> int:
         """Width of a region's features."""
         return self.clip.image.dim * self.join**2
+
+    @property
+    def device(self) -> torch.device:
+        """Where the towers are."""
+        return next(self.parameters()).device
 
     @torch.no_grad()
     def look(
@@ -59,7 +70,8 @@ class Pictures(nn.Module):
         Raises:
             ValueError: the regions cannot be joined.
         """
-        tokens = torch.cat([self.clip.image(part).tokens for part in images.split(chunk)])
+        parts = [self.clip.image(part.to(self.device)).tokens for part in images.split(chunk)]
+        tokens = torch.cat(parts).cpu()
         side = round(tokens.shape[1] ** 0.5)
         if side**2 != tokens.shape[1] or side % self.join:
             raise ValueError(
@@ -79,7 +91,8 @@ class Pictures(nn.Module):
         self, images: Float[Tensor, "batch 3 height width"], chunk: int = 64
     ) -> Int[Tensor, "batch places"]:
         """Codes of pictures, row by row."""
-        parts = [self.autoencoder.encode(part).flatten(1) for part in images.split(chunk)]
+        encode = self.autoencoder.encode
+        parts = [encode(part.to(self.device)).flatten(1).cpu() for part in images.split(chunk)]
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -87,7 +100,8 @@ class Pictures(nn.Module):
         self, codes: Int[Tensor, "batch rows columns"], chunk: int = 64
     ) -> Float[Tensor, "batch 3 height width"]:
         """Pictures that codes say."""
-        return torch.cat([self.autoencoder.decode(part) for part in codes.split(chunk)])
+        decode = self.autoencoder.decode
+        return torch.cat([decode(part.to(self.device)).cpu() for part in codes.split(chunk)])
 
     @torch.no_grad()
     def find(
@@ -99,5 +113,5 @@ class Pictures(nn.Module):
             images: In [0, 1].
             captions: Ids of canonical captions, as :func:`mmlib.small_clips.scene_ids` gives them.
         """
-        parts = [self.clip.encode_image(part) for part in images.split(256)]
-        return self.clip.encode_text(captions) @ torch.cat(parts).T
+        parts = [self.clip.encode_image(part.to(self.device)) for part in images.split(256)]
+        return (self.clip.encode_text(captions.to(self.device)) @ torch.cat(parts).T).cpu()

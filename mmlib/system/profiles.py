@@ -15,8 +15,10 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mmlib.data import scenes
+from mmlib.system.faster import recomputed
 from mmlib.system.lessons import INSTRUCTIONS, PRETRAINING, Menu
 from mmlib.system.model import LanguageConfig, MultimodalLM
 from mmlib.system.sequence import Rows
@@ -58,14 +60,19 @@ class SystemConfig:
         questions: Most questions about a picture in a lesson.
         looks: Share of the lessons with questions that begin with a description.
         emoji: Share of emoji among captions and drawings.
-        chinese: Share of documents in Chinese.
+        chinese: Share of documents in Chinese in stage 4.
+        pretraining_chinese: The same in stage 3.
         hide: Largest share of hidden codes.
         drop: Share of drawings without a text.
         guidance: With which is drawn.
         temperature: With which is drawn.
         candidates: Pictures that are drawn for each that is shown; CLIP chooses.
         blind: Replace pictures that are looked at by zeros: the baseline with the question alone.
+        mute: Leave the words of questions out: the baseline with the picture alone.
+        untrained_clip: Look through a CLIP that has learned nothing: the system without stage 1.
         precision: ``"fp32"``, ``"bf16"`` or ``"auto"``.
+        compile: Compile the blocks: :func:`mmlib.system.faster.compiled`.
+        recompute: Keep no activations inside of blocks: :func:`mmlib.system.faster.recomputed`.
         evaluate_every: Steps between evaluations.
         checkpoint_every: Steps between checkpoints.
         skip: Steps in a row that may have a loss that is not a number.
@@ -99,13 +106,18 @@ class SystemConfig:
     looks: float = 0.15
     emoji: float = 0.0
     chinese: float = 0.15
+    pretraining_chinese: float = 0.5
     hide: float = 0.4
     drop: float = 0.1
     guidance: float = 1.5
     temperature: float = 0.5
     candidates: int = 1
     blind: bool = False
+    mute: bool = False
+    untrained_clip: bool = False
     precision: str = "fp32"
+    compile: bool = False
+    recompute: bool = False
     evaluate_every: int = 0
     checkpoint_every: int = 20
     skip: int = 3
@@ -154,10 +166,11 @@ class SystemConfig:
             questions=self.questions,
             looks=self.looks,
             emoji=self.emoji,
-            chinese=self.chinese,
+            chinese=self.pretraining_chinese if stage == 3 else self.chinese,
             hide=self.hide,
             drop=self.drop,
             blind=self.blind,
+            mute=self.mute,
         )
 
     def training(self, stage: int) -> TrainConfig:
@@ -181,15 +194,19 @@ PROFILES: Mapping[str, SystemConfig] = MappingProxyType(
     {
         "smoke": SystemConfig(from_painter=True),
         "cpu": SystemConfig(
-            pretraining_steps=400,
-            instruction_steps=2800,
+            pretraining_steps=800,
+            instruction_steps=16_000,
+            instruction_rate=1e-3,
+            code_weight=0.1,
+            looks=0.05,
+            chinese=0.25,
             from_painter=True,
-            pool=10_000,
+            pool=30_000,
             emoji=0.03,
             candidates=4,
             precision="auto",
-            evaluate_every=1000,
-            checkpoint_every=250,
+            evaluate_every=4000,
+            checkpoint_every=500,
         ),
         "t4": SystemConfig(
             pretraining_steps=20_000,
@@ -209,22 +226,24 @@ PROFILES: Mapping[str, SystemConfig] = MappingProxyType(
             checkpoint_every=1000,
         ),
         "h100": SystemConfig(
-            pretraining_steps=60_000,
-            instruction_steps=60_000,
-            dim=1024,
-            heads=16,
-            layers=16,
+            pretraining_steps=4000,
+            instruction_steps=12_000,
+            dim=512,
+            heads=8,
+            layers=8,
             dropout=0.05,
+            code_weight=0.1,
             documents=256,
-            accumulate=2,
             row=384,
-            learning_rate=4e-4,
-            instruction_rate=4e-4,
-            pool=200_000,
-            most_objects=4,
-            emoji=0.1,
-            candidates=4,
+            learning_rate=1e-3,
+            instruction_rate=6e-4,
+            looks=0.05,
+            chinese=0.3,
+            pool=60_000,
+            emoji=0.03,
+            candidates=16,
             precision="bf16",
+            compile=True,
             evaluate_every=2000,
             checkpoint_every=1000,
         ),
@@ -260,10 +279,14 @@ def cost(config: SystemConfig, words: int = 2054, filled: float = 0.85) -> StepC
             *(torch.zeros(drawn * sizes.places, dtype=torch.long) for _ in range(2)),
         )
 
+    def loss(model: MultimodalLM, rows: Rows) -> tuple[Tensor, Tensor]:
+        with recomputed(model.decoder.blocks, config.recompute):
+            return model.loss(rows)
+
     return step_cost(
         lambda: MultimodalLM(sizes, torch.zeros(512, 32)),
         batch,
-        lambda model, rows: model.loss(rows),
+        loss,
         bf16=config.precision == "bf16",
     )
 

@@ -126,6 +126,10 @@ class Rows(NamedTuple):
     from_codes: Int[Tensor, " painted"]
     to_codes: Int[Tensor, " painted"]
 
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Rows":
+        """The same on a device."""
+        return Rows(*(part.to(device, non_blocking=non_blocking) for part in self))
+
 
 def pad(
     documents: Sequence[Document],

@@ -25,6 +25,7 @@ from mmlib.data import scenes
 from mmlib.discrete_vae import DiscreteVAE, DiscreteVAEConfig
 from mmlib.painters import scene_dalle, tokenizer
 from mmlib.small_clips import scene_clip, scene_ids, scene_tokenizer
+from mmlib.system.faster import Ahead, attention_kernel, compiled, recomputed, workers
 from mmlib.system.lessons import Lessons
 from mmlib.system.material import Material
 from mmlib.system.model import MultimodalLM
@@ -101,7 +102,7 @@ def train_system(
     write_config(config, folder)
     clip = _clip(config, folder / "1_clip", progress)
     autoencoder = _autoencoder(config, folder / "2_autoencoder", progress)
-    system = new_system(config, clip, autoencoder)
+    system = placed(new_system(config, clip, autoencoder))
     if config.from_painter:
         begin_with_painter(system)
     objects = (1, config.most_objects)
@@ -144,7 +145,7 @@ def load_system(folder: Path | str) -> System:
     system = new_system(config, clip.eval(), autoencoder.eval())
     load_weights(system.language, folder / "language.safetensors")
     system.language.eval()
-    return system
+    return placed(system)
 
 
 def shipped_system() -> System:
@@ -155,6 +156,14 @@ def shipped_system() -> System:
     system = new_system(PROFILES["cpu"], scene_clip(trained=True), tokenizer())
     load_weights(system.language, CHECKPOINT)
     system.language.eval()
+    return placed(system)
+
+
+def placed(system: System) -> System:
+    """The system itself, on the GPU where there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    system.pictures.to(device)
+    system.language.to(device)
     return system
 
 
@@ -200,6 +209,7 @@ def _learn(
     """Stage 3 or 4."""
     config, model = system.config, system.language
     lessons = Lessons(material, system.writer, config.menu(stage), config.seed + stage)
+    batches = Ahead(lessons, workers()) if workers() else lessons
     rank = config.lora_rank if stage == 4 else 0
     adapters = Adapters(model, ADAPTED, heads=("word_head",)) if rank else None
     if adapters is not None:
@@ -207,20 +217,23 @@ def _learn(
     held_back = [lessons(-1 - number) for number in range(2)]
 
     def evaluate(model: MultimodalLM) -> float:
-        parts = [model.loss(rows) for rows in held_back]
+        device = model.word_head.weight.device
+        parts = [model.loss(rows.to(device)) for rows in held_back]
         return -float(sum(total for total, _ in parts) / sum(count for _, count in parts))
 
-    _fit(
-        model,
-        lambda model, rows: model.loss(rows),
-        lessons,
-        config.training(stage),
-        folder,
-        progress,
-        evaluate=evaluate,
-        sample=None if sample is None else lambda _, path: sample(system, path),
-        skip=config.skip,
-    )
+    blocks = model.decoder.blocks
+    with recomputed(blocks, config.recompute), compiled(model, config.compile), attention_kernel():
+        _fit(
+            model,
+            lambda model, rows: model.loss(rows),
+            batches,
+            config.training(stage),
+            folder,
+            progress,
+            evaluate=evaluate,
+            sample=None if sample is None else lambda _, path: sample(system, path),
+            skip=config.skip,
+        )
     if adapters is not None:
         fold(adapters)
 
@@ -260,9 +273,11 @@ def _small(steps: int, rate: float, config: SystemConfig) -> TrainConfig:
 
 def _clip(config: SystemConfig, folder: Path, progress: bool) -> CLIP:
     """Stage 1: chapter 10's CLIP on scenes, its weights or its training."""
-    if not config.clip_steps:
+    if not config.clip_steps and not config.untrained_clip:
         return scene_clip(trained=True)
     model = scene_clip(seed=config.seed)
+    if not config.clip_steps:
+        return model
 
     def batch(number: int) -> tuple[Tensor, Tensor]:
         seed = 10_000_019 * (config.seed + 1) + number

@@ -220,8 +220,7 @@ class _Going:
         self.known = self.model(given, self.cache)[:, -1]
 
     def _moved(self, rows: Rows) -> Rows:
-        device = self.model.word_head.weight.device
-        return Rows(*(part.to(device) for part in rows))
+        return rows.to(self.model.word_head.weight.device)
 
 
 @contextmanager
