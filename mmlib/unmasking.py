@@ -177,8 +177,9 @@ class Unmasker(nn.Module):
         shown = torch.rand(codes.shape, generator=generator, device=device) < time
         shown = shown.to(codes.device)
         logits = self.logits(codes, shown, vectors, text, drop).float()
+        wanted = codes.masked_fill(shown, -100).flatten()
+        total = F.cross_entropy(logits.flatten(0, 1), wanted, ignore_index=-100, reduction="sum")
         # Were nothing hidden, 0 / 0 would spoil the step.
-        total = F.cross_entropy(logits[~shown], codes[~shown], reduction="sum")
         return total / (~shown).sum().clamp(min=1)
 
 
@@ -244,7 +245,7 @@ def uncover(
         else:
             twice = [x.repeat(2, 1) for x in (codes, shown, vectors, text)]
             both = model.logits(*twice, torch.cat([drop, nothing])).float()
-            logits = guide(*both.log_softmax(dim=2).chunk(2), guidance)
+            logits = guide(*both.chunk(2), guidance)
         new = draw(logits.flatten(0, 1), generator, temperature=temperature).view_as(codes)
         uniform = torch.rand(codes.shape, generator=generator, device=device).to(text.device)
         gumbel = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
