@@ -269,11 +269,10 @@ def draw_part(number: int) -> tuple:
 
 def draw_parts() -> Iterator[tuple]:
     """All parts; where a GPU would wait for them, on all cores."""
-    if not GPU:
+    if not GPU or "fork" not in multiprocessing.get_all_start_methods():
         yield from map(draw_part, range(PARTS))
         return
-    cores = max(1, len(os.sched_getaffinity(0)) - 1)
-    context = multiprocessing.get_context("fork")
+    context, cores = multiprocessing.get_context("fork"), max(1, (os.cpu_count() or 1) - 1)
     with context.Pool(cores, torch.set_num_threads, (1,)) as workers:
         yield from workers.imap(draw_part, range(PARTS))
 
@@ -723,8 +722,9 @@ def main(*names: str) -> None:
     """Train, and record every number; or run only the named jobs."""
     RUNS.mkdir(parents=True, exist_ok=True)
     if names or not GPU:
-        tokenizer().to(DEVICE)
         for name in names or JOBS:
+            if name != "pool":  # it forks workers, best before the GPU is used
+                tokenizer().to(DEVICE)
             JOBS[name][0]()
             print(f"{name}: done", flush=True)
         return
