@@ -206,7 +206,7 @@ def seconds(work) -> float:
 def speed(name: str, config: SystemConfig, peak: float) -> None:
     """Tokens a second and memory of steps on one batch, beside what was worked out."""
     system = placed(new_system(config, scene_clip(trained=True), tokenizer()))
-    material = Material(system.pictures, 2000, (1, config.most_objects), 1)
+    material = Material(system.pictures, 600, (1, config.most_objects), 1)
     rows = Lessons(material, system.writer, config.menu(4), 1)(0).to("cuda")
     model = system.language.train()
     optimizer = adamw(model, 1e-4, 0.0)
@@ -242,9 +242,9 @@ def speed(name: str, config: SystemConfig, peak: float) -> None:
 def ahead(config: SystemConfig) -> None:
     """Batches a second with and without other processes that work them out."""
     system = placed(new_system(config, scene_clip(trained=True), tokenizer()))
-    material = Material(system.pictures, 2000, (1, config.most_objects), 1)
+    material = Material(system.pictures, 600, (1, config.most_objects), 1)
     lessons = Lessons(material, system.writer, config.menu(4), 1)
-    for name, batches, count in (("alone", lessons, 8), ("ahead", Ahead(lessons, workers()), 200)):
+    for name, batches, count in (("alone", lessons, 8), ("ahead", Ahead(lessons, workers()), 100)):
         batches(0)
         began = time.perf_counter()
         for number in range(1, 1 + count):
@@ -264,7 +264,6 @@ def h100() -> None:
     for name, case in {
         "h100_plain": replace(config, compile=False),
         "h100": config,
-        "large_plain": replace(large, compile=False),
         "large": large,
         "large_recomputed": replace(large, recompute=True),
     }.items():
