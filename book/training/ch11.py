@@ -70,7 +70,7 @@ DROP = 0.1  # share of captions, or of all conditions, left out in training
 HIDE = 0.4  # the largest share of a picture's codes that is hidden from those after them
 # Against learning combinations by heart, which longer runs have the time for: more hidden codes,
 # the largest share of a caption's words that is hidden, dropout, and weight decay.
-LONG_HIDE, HIDE_WORDS, DROPOUT, DECAY = (0.6, 0.15, 0.05, 0.05) if GPU else (HIDE, 0.0, 0.0, 0.05)
+LONG_HIDE, HIDE_WORDS, DROPOUT, DECAY = (0.4, 0.0, 0.0, 0.05) if GPU else (HIDE, 0.0, 0.0, 0.05)
 RATE, UNMASKER_RATE = 3e-3, 1.5e-3
 ALONE = 0.3  # share of pictures whose decoder sees the text alone; of as many the picture alone
 WORDS_ALONE, VECTOR_ALONE = 0.4, 0.1  # the same of the decoder that uncovers codes

@@ -16,6 +16,7 @@ Every part goes on where it was stopped. ``JOBS`` systems are trained at a time,
 
 import dataclasses
 import os
+import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -102,11 +103,9 @@ def one_thread() -> None:
 
 
 def in_turns(job, given: Iterable[tuple]) -> list:
-    """Results of a function in processes of their own, :data:`JOBS` at a time.
-
-    They are forked: so this process must not have trained anything before.
-    """
-    with ProcessPoolExecutor(JOBS, get_context("fork"), one_thread) as pool:
+    """Results of a function in processes of their own, :data:`JOBS` at a time."""
+    sys.path.append(str(Path(__file__).parent))  # where they find this file
+    with ProcessPoolExecutor(JOBS, get_context("spawn"), one_thread) as pool:
         return list(pool.map(job, *zip(*given, strict=True)))
 
 
