@@ -38,6 +38,7 @@ from mmlib.system.samples import write_samples
 from mmlib.system.stages import CHECKPOINT, System, new_system, placed, train_system
 from mmlib.training import save_weights
 from mmlib.training.optimizer import adamw
+from mmlib.training.run_folder import RunFolder
 
 MINUTES = 55
 RUNS = Path(os.environ.get("RUNS", "runs"))
@@ -85,9 +86,12 @@ def on_two_cores() -> None:
         "seed": config.seed,
         "data": "scenes of one or two objects, split train, and training emoji",
         "steps": config.pretraining_steps + config.instruction_steps,
-        "stages_1_and_2": "10_scenes and 09_dvae; stage 3 begins with 11_scenes",
+        "stages_1_and_2": "10_scenes and 09_dvae; stage 3 begins with 11_scenes of version 0.7",
     }
     save_weights(system.language, CHECKPOINT, card, dtype=torch.bfloat16)
+    for stage in ("3_pretraining", "4_instructions"):
+        history = RunFolder(RUNS / "16_cpu" / stage, 1).newest()["history"]
+        note(f"minutes_{stage[0]}", history["seconds"] / 60, f"stage {stage[0]}", 60, unit="min")
     for name, value in marks_of(system, COUNT, SEED).items():
         note(name, value, f"profile cpu: {name.replace('_', ' ')}")
     found = cost(config, system.known.size)
@@ -257,7 +261,8 @@ def h100() -> None:
     torch.set_float32_matmul_precision("high")
     peak = matrix_peak()
     note("gpu_peak", peak / 1e12, "a bf16 product of 8192 x 8192", 300, unit="TFLOP/s")
-    config = PROFILES["h100"]
+    profile = PROFILES["h100"]
+    config = dataclasses.replace(profile, emoji=0.0)  # scenes alone, to be there sooner
     large = dataclasses.replace(config, **LARGE)
     replace = dataclasses.replace
     for name, case in {
@@ -270,7 +275,7 @@ def h100() -> None:
         torch.cuda.empty_cache()
     ahead(config)
     began = time.time()
-    system = trained("h100", config, sample=write_samples)
+    system = trained("h100", profile, sample=write_samples)
     minutes = (time.time() - began) / 60
     note("gpu_minutes", minutes, "profile h100, all stages", 30, unit="min")
     for name, value in marks_of(system, COUNT, SEED).items():
