@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -25,14 +26,24 @@ FUNCTIONS: dict[str, type[Function]] = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
+PROGRAM = "python -m mmlib.serving"
+
+
+def parser(
+    program: str = PROGRAM, functions: Sequence[str] = tuple(FUNCTIONS)
+) -> argparse.ArgumentParser:
+    """The command line.
+
+    Args:
+        program: What is typed to start it.
+        functions: Names of the functions that there are.
+    """
     defaults = Settings()
-    options = argparse.ArgumentParser("python -m mmlib.serving", description=__doc__)
+    options = argparse.ArgumentParser(program, description=f"Start the service: {program}.")
     add = options.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=8000)
-    add("--functions", nargs="+", choices=FUNCTIONS, default=list(FUNCTIONS))
+    add("--functions", nargs="+", choices=functions, default=list(functions))
     add("--no-page", action="store_true", help="the API alone, as where a token is set")
     add("--allow-host", action="append", default=[], metavar="NAME",
         help="a further name that the service answers to, * for every name")  # fmt: skip
@@ -66,22 +77,33 @@ def settings_of(options: argparse.Namespace) -> Settings:
 def main(arguments: list[str] | None = None) -> int:
     """Serve until a signal comes; gives the exit code."""
     options = parser().parse_args(arguments)
+    return start(options, PROGRAM, lambda: [FUNCTIONS[name]() for name in options.functions])
+
+
+def start(options: argparse.Namespace, program: str, make: Callable[[], Sequence[Function]]) -> int:
+    """Serve functions until a signal comes; gives the exit code.
+
+    Args:
+        options: From :func:`parser`.
+        program: What was typed.
+        make: Makes the functions; its errors are told without a trace.
+    """
+    torch.set_num_threads(options.threads)
     try:
         settings = settings_of(options)
+        functions = make()
     except (ValueError, OSError) as error:
-        print(f"python -m mmlib.serving: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 2
     log_to()
-    torch.set_num_threads(options.threads)
     mount_page = None
     if not options.no_page and settings.token is None:  # a browser cannot send the token
         from mmlib.serving.page import mount_page
     if options.host not in LOOPBACK and settings.token is None:
         print("Other machines may ask this service, without a token.", file=sys.stderr)
-    functions = [FUNCTIONS[name]() for name in options.functions]
     app = create_app(functions, settings, mount_page=mount_page)
     page = ", the page is at /page" if mount_page else ""
-    print(f"http://{options.host}:{options.port} (API at /docs{page}; Ctrl-C ends it)")
+    print(f"http://{options.host}:{options.port} (API at /docs{page}; Ctrl-C ends it)", flush=True)
     try:
         server(app, options.host, options.port, settings.grace).run()
     except KeyboardInterrupt:

@@ -44,7 +44,8 @@ def _search_tab(service: Service) -> None:
         return [(one.image, f"{one.name} {one.score:.2f}") for one in reply.results]
 
     gr.on([button.click, query.submit], search, [query, count], found, api_visibility="private")
-    gr.Examples(["a red fruit", "an animal that lives in the sea", "下雨"], query)
+    usual = ("a red fruit", "an animal that lives in the sea", "下雨")
+    gr.Examples(list(getattr(service.functions["search"], "examples", usual)), query)
 
 
 def _picture_field() -> gr.Image:

@@ -1,7 +1,7 @@
 """The full system: CLIP, a tokenizer of pictures, and one language model over both: chapter 16.
 
-``python -m mmlib.system train --profile smoke --out RUN`` trains it; ``evaluate RUN`` and
-``chat RUN`` use it. In the order in which one reads them:
+``python -m mmlib.system train --profile smoke --out RUN`` trains it; ``evaluate RUN``,
+``chat RUN`` and ``serve RUN`` use it. In the order in which one reads them:
 
 - :mod:`~mmlib.system.words`: English and Chinese in one vocabulary, and the markers;
 - :mod:`~mmlib.system.sequence`: documents of words, regions and codes, and rows of them;
@@ -13,5 +13,6 @@
 - :mod:`~mmlib.system.profiles`: sizes, for a CPU and for GPUs;
 - :mod:`~mmlib.system.stages`: the four stages of training;
 - :mod:`~mmlib.system.answers`: what it answers, and which of its drawings is shown;
-- :mod:`~mmlib.system.marking`: what it has learned.
+- :mod:`~mmlib.system.marking`: what it has learned;
+- :mod:`~mmlib.system.commands` and :mod:`~mmlib.system.serving`: the commands, and the service.
 """

@@ -5,10 +5,12 @@
     python -m mmlib.system train --profile smoke --out RUN --dim 96 --pretraining-steps 100
     python -m mmlib.system evaluate RUN
     python -m mmlib.system chat [RUN]
+    python -m mmlib.system serve [RUN]
 
 ``train`` takes a profile and then any field of
 :class:`~mmlib.system.profiles.SystemConfig`; started again it goes on. Several processes start with
 ``accelerate launch -m mmlib.system train ...`` or ``torchrun -m mmlib.system train ...``.
+``serve`` is :mod:`mmlib.system.serving`.
 """
 
 import json
