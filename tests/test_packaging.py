@@ -147,7 +147,7 @@ def test_dev_installs_every_extra():
 def test_chapters_need_what_their_data_and_weights_need():
     (chapters,) = map(Requirement, EXTRAS["chapters"])
     assert chapters.name == PROJECT["name"]
-    assert chapters.extras == {"pretrained", "speech", "serve", "export"}
+    assert chapters.extras == {"pretrained", "speech", "serve", "export", "system"}
 
 
 def test_constraints_and_lock_say_the_same_and_cover_every_dependency():
