@@ -31,6 +31,7 @@ from mmlib.serving.app import create_app
 from mmlib.serving.functions import Function, Job
 from mmlib.serving.settings import Settings
 from mmlib.system.answers import answers
+from mmlib.system.commands import main as command
 from mmlib.system.profiles import SystemConfig
 from mmlib.system.requests import wordings
 from mmlib.system.sequence import pad
@@ -309,6 +310,13 @@ def test_bad_arguments_are_told_without_a_trace(given, words, capsys):
     assert words in error and error.startswith("python -m mmlib.system serve: ")
 
 
+def test_the_systems_own_command_serves(capsys):
+    with pytest.raises(SystemExit) as found:
+        command(["serve", "nowhere"])
+    assert found.value.code == 2
+    assert "there is no run in nowhere" in capsys.readouterr().err
+
+
 def test_an_unknown_function_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["--functions", "sing"])
@@ -346,10 +354,10 @@ def test_a_run_is_served_by_a_process_until_sigterm(tmp_path):
     )
     train_system(config, tmp_path / "run", progress=False)
     port = free_port()
-    command = [sys.executable, "-m", "mmlib.system", "serve", str(tmp_path / "run")]
-    command += ["--port", str(port), "--no-page", "--functions", "search", "paint"]
+    started = [sys.executable, "-m", "mmlib.system", "serve", str(tmp_path / "run")]
+    started += ["--port", str(port), "--no-page", "--functions", "search", "paint"]
     environment = {**os.environ, "MMLIB_NO_SHAPES": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(started, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         while True:
             assert process.poll() is None, process.stderr.read()

@@ -39,16 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: By default those of the program.
 
     Raises:
-        SystemExit: a wrong command; or SIGTERM came while training, and the state is saved.
+        SystemExit: a wrong command; the service ended; or SIGTERM came while training, and the
+            state is saved.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] not in ("train", "evaluate", "chat"):
+    if not given or given[0] not in ("train", "evaluate", "chat", "serve"):
         asked_for_help = given[:1] in (["-h"], ["--help"])
         print(__doc__.strip(), file=sys.stdout if asked_for_help else sys.stderr)
         raise SystemExit(0 if asked_for_help else 2)
     command, *rest = given
     if command == "train":
         train_system(*read_training(rest), sample=write_samples)
+    elif command == "serve":
+        from mmlib.system.serving import main as serve  # it alone needs the web server
+
+        raise SystemExit(serve(rest))
     else:
         function = evaluate if command == "evaluate" else chat
         _tyro().cli(function, args=rest, prog=f"python -m mmlib.system {command}")

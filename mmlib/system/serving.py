@@ -196,8 +196,9 @@ class _Talk:
             self.system.writer.dialogue([*turns, Turn(text)])
             for turns, text in zip(asked, said, strict=True)
         ]
-        nats, _ = self.system.language.losses(pad(whole, self.system.known.pad))
-        each = nats.split([sum(document.wanted) for document in whole])
+        rows = pad(whole, self.system.known.pad).to(self.system.pictures.device)
+        nats, _ = self.system.language.losses(rows)
+        each = nats.cpu().split([sum(document.wanted) for document in whole])
         return [
             (text, round(float((-part.sum()).exp()), 4))
             for text, part in zip(said, each, strict=True)
@@ -320,15 +321,16 @@ class SystemSearch:
             self._images = preprocess([picture for _, picture in found], _RECIPE)
         with torch.no_grad():
             parts = self._images.split(256)
-            clip = self.system.pictures.clip
-            self._vectors = torch.cat([clip.encode_image(part) for part in parts])
+            clip, device = self.system.pictures.clip, self.system.pictures.device
+            self._vectors = torch.cat([clip.encode_image(part.to(device)) for part in parts])
         self.run([Job(TextRequest(query="a red star"))])
 
     @torch.no_grad()
     def run(self, jobs: Sequence[Job]) -> list[Reply]:
         """The pictures of each query, the best first."""
         ids = _clip_ids([job.request.query for job in jobs])
-        scores = self.system.pictures.clip.encode_text(ids) @ self._vectors.T
+        texts = self.system.pictures.clip.encode_text(ids.to(self._vectors.device))
+        scores = (texts @ self._vectors.T).cpu()
         replies = []
         for job, row in zip(jobs, scores, strict=True):
             best = row.topk(min(job.request.count, len(row)))
