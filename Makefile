@@ -67,9 +67,9 @@ train: $(READY) ## the long run of one chapter: checkpoint, card, ledger rows (C
 	@env -u OMP_NUM_THREADS -u MKL_NUM_THREADS -u OPENBLAS_NUM_THREADS \
 		$(PY) $(S)/train.py $(CHAPTER)
 
-bench: $(READY) ## speed and memory side by side with peers (run it alone on the machine)
+bench: $(READY) ## speed and memory beside peers, and the page on it (run it alone on the machine)
 	@OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 MMLIB_NO_SHAPES=1 \
-		$(PY) -m pytest tests/bench --benchmark-disable
+		MMLIB_BENCH_REPORT=book/performance.json $(PY) -m pytest tests/bench --benchmark-disable
 
 lint: $(READY) ## check style and format of code and notebooks
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .

@@ -8,6 +8,8 @@ from torch import nn
 
 from mmlib.adapters import Adapters
 
+AREA = "LoRA (chapter 13)"
+
 
 class Net(nn.Module):
     def __init__(self):
@@ -28,7 +30,7 @@ def test_a_step_beside_peft(side_by_side):
         "LoRA, rank 8, forward and backward",
         {"mmlib": lambda: ours(x).sum().backward(), "peft": lambda: theirs(x).sum().backward()},
     )
-    assert table.ratio("mmlib", "peft") < 1.15
+    table.at_most("mmlib", "peft", 1.15)
 
 
 def test_merged_costs_what_the_base_costs(side_by_side):
@@ -41,4 +43,4 @@ def test_merged_costs_what_the_base_costs(side_by_side):
         table = side_by_side(
             "LoRA merged, forward", {"merged": lambda: ours(x), "base": lambda: base(x)}
         )
-    assert table.ratio("merged", "base") < 1.15
+    table.at_most("merged", "base", 1.15)

@@ -13,6 +13,8 @@ from tslearn import metrics
 
 from mmlib.alignment import dtw, soft_dtw
 
+AREA = "Alignment (chapter 6)"
+
 
 def sequences(batch, length):
     generator = np.random.default_rng(0)
@@ -42,7 +44,7 @@ def test_dtw(side_by_side, batch, length):
         contestants["mmlib, pair by pair"] = lambda: [dtw(one[None]) for one in cost]
     table = side_by_side(f"DTW, {batch} pairs of length {length}", contestants, rounds=20)
     if batch > 1:
-        assert table.ratio("mmlib", "mmlib, pair by pair") < 0.5
+        table.at_most("mmlib", "mmlib, pair by pair", 0.5)
 
 
 @pytest.mark.parametrize("batch, length", [(1, 200), (32, 200)])
@@ -70,4 +72,4 @@ def test_soft_dtw_and_its_gradient(side_by_side, batch, length):
     title = f"soft-DTW with gradient, {batch} pairs of length {length}"
     table = side_by_side(title, contestants, rounds=20)
     if batch > 1:
-        assert table.ratio("mmlib", "mmlib, pair by pair") < 0.5
+        table.at_most("mmlib", "mmlib, pair by pair", 0.5)

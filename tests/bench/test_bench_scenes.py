@@ -7,6 +7,8 @@ from mmlib.data.scenes.pictures import layout, paint
 from mmlib.data.scenes.shapes import signed_distance
 from mmlib.data.scenes.world import COLOUR_HEX, RADIUS, SHAPES
 
+AREA = "Scenes"
+
 COUNT = 2000
 
 
@@ -48,8 +50,8 @@ def test_rendering(side_by_side):
         },
         rounds=10,
     )
-    assert COUNT / table.seconds("render") > 20_000
-    assert table.ratio("render", "every shape") < 0.5
+    table.goal("scenes drawn in a second", COUNT / table.seconds("render"), at_least=20_000)
+    table.at_most("render", "every shape", 0.5)
 
 
 def test_sampling(side_by_side):
@@ -62,7 +64,7 @@ def test_sampling(side_by_side):
         },
         rounds=5,
     )
-    assert COUNT / table.seconds("any") > 10_000
+    table.goal("scenes drawn up in a second", COUNT / table.seconds("any"), at_least=10_000)
 
 
 def test_captions(side_by_side):

@@ -10,6 +10,8 @@ import torch
 
 from mmlib.search import SearchIndex
 
+AREA = "Search"
+
 QUERIES, K = 100, 10
 
 
@@ -21,7 +23,7 @@ def clustered(items, dim, generator):
 
 
 @pytest.mark.parametrize("items, dim", [(10**3, 384), (10**4, 384), (10**5, 384), (10**6, 128)])
-def test_exact_beside_hnsw(side_by_side, capsys, items, dim):
+def test_exact_beside_hnsw(side_by_side, items, dim):
     generator = torch.Generator().manual_seed(0)
     vectors = clustered(items, dim, generator)
     chosen = vectors[torch.randint(items, (QUERIES,), generator=generator)]
@@ -39,12 +41,8 @@ def test_exact_beside_hnsw(side_by_side, capsys, items, dim):
         {"exact": lambda: exact.search(queries, K), "hnsw": lambda: hnsw.search(queries, K)},
         rounds=3,
     )
-    per_second = {name: QUERIES / table.seconds(name) for name in ("exact", "hnsw")}
-    with capsys.disabled():
-        print(
-            f"\n{items:,} items: built in {built:.1f} s, recall@{K} {recall:.3f}, "
-            f"exact {per_second['exact']:,.0f} queries/s, hnsw {per_second['hnsw']:,.0f}"
-        )
-    assert recall > 0.8
+    table.title += f"; hnsw built in {built:.1f} s"
+    table.per_second(QUERIES, "queries")
+    table.goal(f"recall@{K} of hnsw", recall, at_least=0.8)
     if items >= 10**5:
-        assert table.ratio("hnsw", "exact") < 0.5
+        table.at_most("hnsw", "exact", 0.5)

@@ -8,6 +8,8 @@ import torch
 from mmlib.data import speech
 from mmlib.data.speech import espeak
 
+AREA = "Speech"
+
 COUNT = 40
 
 
@@ -27,8 +29,8 @@ def test_synthesis(side_by_side):
         },
         rounds=10,
     )
-    assert 1 / table.seconds("synthesise") > 20  # clips a second
-    assert table.seconds("load, unload") < 0.1 * table.seconds("synthesise")
+    table.goal("clips made in a second", 1 / table.seconds("synthesise"), at_least=20)
+    table.at_most("load, unload", "synthesise", 0.1)
 
 
 def test_sets(side_by_side, monkeypatch, tmp_path):
@@ -47,11 +49,8 @@ def test_sets(side_by_side, monkeypatch, tmp_path):
             },
             rounds=3,
         )
-        speed = {
-            name: COUNT / table.seconds(name) for name in ("spoken and stored", "from the cache")
-        }
-        print(", ".join(f"{name}: {value:,.0f} clips a second" for name, value in speed.items()))
-        assert table.ratio("from the cache", "spoken and stored") < 0.2
+        table.per_second(COUNT, "clips")
+        table.at_most("from the cache", "spoken and stored", 0.2)
 
 
 def test_noise_and_rooms(side_by_side):

@@ -10,15 +10,13 @@ from mmlib.encoders import pretrained
 from mmlib.encoders.text import Bert, TextRNN, TextRNNConfig, TextTransformer
 from mmlib.encoders.tokenizers import bpe_tokenizer, clip_tokenizer, wordpiece_tokenizer
 
+AREA = "Text encoders and tokenizers"
+
 PRECISIONS = [
     pytest.param(torch.float32, id="fp32"),
     pytest.param(torch.bfloat16, id="bf16"),
 ]
 BATCH, LENGTH = 32, 32
-
-
-def rate(table, name, count, unit):
-    print(f"{table.title}, {name}: {count / table.seconds(name):,.0f} {unit} a second")
 
 
 def same(ours, theirs, dtype):
@@ -45,10 +43,9 @@ def test_bert_encoding(side_by_side, dtype, padded):
     same(*(f() for f in contestants.values()), dtype)
     kind = "padded" if padded else "full"
     table = side_by_side(f"MiniLM, {BATCH}×{LENGTH} tokens, {kind}, {dtype}, encode", contestants)
-    for name in contestants:
-        rate(table, name, BATCH * LENGTH, "tokens")
-    assert table.as_fast("mmlib", "transformers")
-    assert table.memory("mmlib") < 1.1 * table.memory("transformers") + 2
+    table.per_second(BATCH * LENGTH, "tokens")
+    table.as_fast("mmlib", "transformers")
+    table.light("mmlib", "transformers", 1.1, 2)
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
@@ -71,9 +68,8 @@ def test_bert_training(side_by_side, dtype):
     }
     title = f"MiniLM, {BATCH}×{LENGTH} tokens, padded, {dtype}, forward + backward"
     table = side_by_side(title, contestants)
-    for name in contestants:
-        rate(table, name, BATCH * LENGTH, "tokens")
-    assert table.as_fast("mmlib", "transformers")
+    table.per_second(BATCH * LENGTH, "tokens")
+    table.as_fast("mmlib", "transformers")
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
@@ -95,10 +91,9 @@ def test_clip_text_encoding(side_by_side, dtype):
         same(contestants["mmlib"](), f(), dtype)
     title = f"CLIP's text tower at ViT-B/32, 4×77 tokens, {dtype}, encode"
     table = side_by_side(title, contestants, rounds=10)
-    for name in contestants:
-        rate(table, name, ids.numel(), "tokens")
-    assert table.as_fast("mmlib", "transformers")
-    assert table.as_fast("mmlib, no mask", "transformers, no mask")
+    table.per_second(ids.numel(), "tokens")
+    table.as_fast("mmlib", "transformers")
+    table.as_fast("mmlib, no mask", "transformers, no mask")
 
 
 @torch.no_grad()
@@ -111,8 +106,8 @@ def test_recurrent_encoding(side_by_side):
         "nn.GRU, padding read": lambda: ours.rnn(ours.token(ids))[1],
     }
     table = side_by_side(f"GRU of width 256, {BATCH}×{LENGTH} tokens, padded, encode", contestants)
-    rate(table, "mmlib, packed", int(keep.sum()), "tokens")
-    assert table.as_fast("mmlib, packed", "nn.GRU, padding read")  # half of it is padding
+    table.per_second(int(keep.sum()), "tokens")
+    table.as_fast("mmlib, packed", "nn.GRU, padding read")  # half of it is padding
 
 
 def captions():
@@ -130,9 +125,8 @@ def test_wordpiece(side_by_side):
     ids, keep = ours.encode(texts)
     assert torch.equal(ids, contestants["transformers"]()["input_ids"])
     table = side_by_side("word pieces of 1,000 captions", contestants)
-    for name in contestants:
-        rate(table, name, int(keep.sum()), "tokens")
-    assert table.as_fast("mmlib", "transformers")
+    table.per_second(int(keep.sum()), "tokens")
+    table.as_fast("mmlib", "transformers")
 
 
 def test_clip_tokens(side_by_side):
@@ -146,19 +140,16 @@ def test_clip_tokens(side_by_side):
     }
     assert torch.equal(*(f() for f in contestants.values()))
     table = side_by_side("CLIP's byte pairs of 1,000 captions", contestants)
-    for name in contestants:
-        rate(table, name, int(ours.encode(texts).keep.sum()), "tokens")
-    assert table.as_fast("mmlib", "open_clip")
+    table.per_second(int(ours.encode(texts).keep.sum()), "tokens")
+    table.as_fast("mmlib", "open_clip")
 
 
 def test_byte_pairs(side_by_side):
     texts = captions()
     trained = bpe_tokenizer(texts, 600)
-    count = int(trained.encode(texts).keep.sum())
     contestants = {
         "encode": lambda: trained.encode(texts),
         "train 600 ids": lambda: bpe_tokenizer(texts, 600),
     }
     table = side_by_side("our own byte pairs of 1,000 captions", contestants)
-    rate(table, "encode", count, "tokens")
-    assert table.seconds("encode") < 0.5
+    table.goal("1,000 captions encoded", table.seconds("encode"), at_most=0.5, unit="s")

@@ -9,6 +9,8 @@ from mmlib.discrete_vae import DiscreteVAE, DiscreteVAEConfig
 from mmlib.likelihoods import Pixels, discretised_logistic
 from mmlib.quantise import gumbel_softmax, squared_distances, vector_quantise
 
+AREA = "Autoencoders (chapter 9)"
+
 TOKENS, CODES, DIM = 4096, 512, 32  # a batch of 64 pictures
 
 
@@ -26,8 +28,8 @@ def test_distances(side_by_side):
             "all differences": lambda: (vectors[:, None] - codes).square().sum(-1),
         },
     )
-    assert table.ratio("mmlib", "torch.cdist") < 1.2
-    assert table.memory("mmlib") < table.memory("all differences") / 4
+    table.at_most("mmlib", "torch.cdist", 1.2)
+    table.light("mmlib", "all differences", 1 / 4, 0)
 
 
 def test_vector_quantise(side_by_side):
@@ -47,7 +49,7 @@ def test_vector_quantise(side_by_side):
         f"nearest of {CODES} codes for {TOKENS} vectors",
         {"mmlib": lambda: vector_quantise(vectors, codes), "one-hot": with_one_hot},
     )
-    assert table.ratio("mmlib", "one-hot") < 1
+    table.at_most("mmlib", "one-hot", 1)
 
 
 def test_gumbel_softmax(side_by_side):
@@ -67,7 +69,7 @@ def test_gumbel_softmax(side_by_side):
             "torch": step(lambda: F.gumbel_softmax(logits, tau=0.5, hard=True)),
         },
     )
-    assert table.ratio("mmlib", "torch") < 1.3
+    table.at_most("mmlib", "torch", 1.3)
 
 
 def test_discretised_logistic(side_by_side):
@@ -99,7 +101,7 @@ def test_discretised_logistic(side_by_side):
             "four cases": step(cases),
         },
     )
-    assert table.ratio("mmlib", "four cases") < 1.2
+    table.at_most("mmlib", "four cases", 1.2)
 
 
 class PlainVQ(nn.Module):
@@ -151,4 +153,4 @@ def test_training_step(side_by_side):
         },
         rounds=15,
     )
-    assert table.as_fast("mmlib", "plain torch")
+    table.as_fast("mmlib", "plain torch")
