@@ -70,16 +70,16 @@ class Table:
                 first[name] = _time(function, 1)
         slowest, total = max(first.values()), sum(first.values())
         self._calls = max(1, round(0.003 / slowest))  # a sample takes milliseconds, not micro-
-        # About a second for each contestant, and a third of a minute for all if that is enough.
-        wanted = rounds or min(200, max(20, round(1 / (self._calls * slowest))))
-        self._rounds = min(wanted, max(3, int(20 / (self._calls * total))), 2 if QUICK else 200)
+        # About half a second for each contestant, and ten for all if that is enough.
+        wanted = rounds or min(100, max(10, round(0.5 / (self._calls * slowest))))
+        self._rounds = min(wanted, max(3, int(10 / (self._calls * total))), 2 if QUICK else 100)
         # Of what takes this long, the first call is as good as any.
         long = slowest > 4 and self._rounds == 1
         self._seconds = {name: [first[name]] if long else [] for name in contestants}
         if not long:
             self._measure()
         # More often where it costs nothing: with gradients, small peaks settle after some calls.
-        self._memory = peak_memory(contestants, 1 if QUICK else max(1, min(10, int(4 / total))))
+        self._memory = peak_memory(contestants, 1 if QUICK else max(1, min(10, int(3 / total))))
 
     def _measure(self) -> None:
         gc.collect()
@@ -237,7 +237,7 @@ def goal(benchmark, request):
     benchmark.pedantic(lambda: None)
 
     def record(what: str, measured: float, **bounds) -> bool:
-        return _record(request.node.name, what, measured, **bounds)
+        return _record(request.node.originalname[5:].replace("_", " "), what, measured, **bounds)
 
     return record
 

@@ -27,13 +27,13 @@ def test_sixty_four_clients(goal):
     with running_service(*CAPTION, "--max-queue", "32") as (process, port):
         memory = psutil.Process(process.pid).memory_info
         # What it can do: as many clients as may wait, and no refusals.
-        asyncio.run(load(port, messages, clients=16, seconds=5))
-        capacities = [asyncio.run(load(port, messages, clients=32, seconds=15))]
+        asyncio.run(load(port, messages, clients=16, seconds=3))
+        capacities = [asyncio.run(load(port, messages, clients=32, seconds=10))]
         before = memory().rss
         done = asyncio.run(load(port, messages, clients=64, seconds=SECONDS))
         after = memory().rss
         # Once more, because the machine is not always as quick.
-        capacities.append(asyncio.run(load(port, messages, clients=32, seconds=15)))
+        capacities.append(asyncio.run(load(port, messages, clients=32, seconds=10)))
         told("64 clients", done)
     for capacity in capacities:
         told("capacity", capacity)
@@ -55,7 +55,7 @@ def test_what_batching_is_worth(goal):
     for size in ("1", "16"):
         with running_service(*CAPTION, "--max-batch", size) as (_, port):
             asyncio.run(load(port, messages, clients=16, seconds=3))
-            done = asyncio.run(load(port, messages, clients=16, seconds=15))
+            done = asyncio.run(load(port, messages, clients=16, seconds=10))
         told(f"batches of at most {size}", done)
         assert set(done.statuses) == {200}
         rates[size] = done.rate
