@@ -116,6 +116,8 @@ class Table:
                 break
         also = f", and {free * 1e3:.1f} ms" if free else ""
         what = f"{name} takes at most {factor:g} times as long as {peer}{also}"
+        if factor == 1 and not free:
+            what = f"{name} takes no longer than {peer}"
         return self.goal(what, self.ratio(name, peer), at_most=most, unit="×", known=known)
 
     def at_most(self, name: str, other: str, factor: float, known: str = "") -> bool:
@@ -125,7 +127,8 @@ class Table:
     def times_as_fast(self, name: str, peers: list[str], factor: float, known: str = "") -> bool:
         """Goal: ``name`` is at least ``factor`` times as fast as the fastest of its peers."""
         best = min(self.seconds(peer) for peer in peers)
-        what = f"{name} is {factor:g} times as fast as the faster of {' and '.join(peers)}"
+        which = peers[0] if len(peers) == 1 else f"the fastest of {' and '.join(peers)}"
+        what = f"{name} is {factor:g} times as fast as {which}"
         return self.goal(what, best / self.seconds(name), at_least=factor, unit="×", known=known)
 
     def light(self, name: str, peer: str, factor: float = 1.15, more: float = 1.0) -> bool:
