@@ -214,10 +214,14 @@ def _short(number: float) -> float:
 
 
 @pytest.fixture
-def side_by_side(benchmark, request):
-    """Measure contestants against each other; see the module."""
-    benchmark.pedantic(lambda: None)  # pytest-benchmark only runs what uses its fixture
+def _benchmark(benchmark) -> None:
+    """pytest-benchmark only runs what uses its fixture, and once."""
+    benchmark.pedantic(lambda: None)
 
+
+@pytest.fixture
+def side_by_side(_benchmark, request):
+    """Measure contestants against each other; see the module."""
     mine: list[Table] = []
 
     def measure(title: str, contestants: Contestants, rounds: int | None = None) -> Table:
@@ -231,13 +235,12 @@ def side_by_side(benchmark, request):
 
 
 @pytest.fixture
-def goal(benchmark, request):
+def goal(_benchmark, request):
     """Record a goal that belongs to no table; it says whether the goal is met.
 
     ``goal(what, measured, at_most=..., at_least=..., unit="", known="")``, one of the two bounds;
     ``known`` is the reason why a goal is missed, if that is known.
     """
-    benchmark.pedantic(lambda: None)
 
     def record(what: str, measured: float, **bounds) -> bool:
         return _record(request.node.originalname[5:].replace("_", " "), what, measured, **bounds)
