@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -28,9 +29,13 @@ class CannotTrain(Exception):
 def find_script(name: str, folder: Path, available: list[Path]) -> Path:
     """The script of the chapter called ``5``, ``05``, ``contrastive`` or ``05_contrastive``.
 
+    ``16_kills`` is a second script of chapter 16, ``ch16_kills.py``.
+
     Raises:
         CannotTrain: There is no such chapter, or it has no long run.
     """
+    if re.fullmatch(r"\d\d_\w+", name) and (folder / f"ch{name}.py").exists():
+        return folder / f"ch{name}.py"
     number = f"{int(name):02d}" if name.isdigit() else None
     if number is None:
         try:

@@ -54,7 +54,7 @@ WITHOUT = {
     "no_stage_1": {"untrained_clip": True},
     "no_stage_4": {"instruction_steps": 0},
 }
-WIDTHS, LENGTHS = (32, 64, 128, 256), (250, 500, 1000)
+WIDTHS, LENGTHS = (32, 64, 128, 256), (125, 250, 500)
 #: A language model as large as one H100 is for, to measure speed and memory.
 LARGE = {"dim": 1024, "heads": 16, "layers": 16, "documents": 512}
 
