@@ -79,7 +79,8 @@ class Table:
         if not long:
             self._measure()
         # More often where it costs nothing: with gradients, small peaks settle after some calls.
-        self._memory = peak_memory(contestants, 1 if QUICK else max(1, min(10, int(3 / total))))
+        times = 1 if QUICK else max(2, min(10, int(3 / total)))
+        self._memory = peak_memory(contestants, times)
 
     def _measure(self) -> None:
         gc.collect()
