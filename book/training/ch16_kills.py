@@ -21,11 +21,29 @@ from mmlib import results
 MINUTES = 8
 RUNS = Path("runs/16_kills")
 KILLS = 20
-FIELDS = (
-    "--no-from-painter --dim 32 --heads 2 --layers 1 --documents 4 --pool 20 --dropout 0.1 "
-    "--clip-steps 4 --pretraining-steps 40 --instruction-steps 40 "
-    "--checkpoint-every 3"
-).split()
+FIELDS = [
+    "--no-from-painter",
+    "--dim",
+    "32",
+    "--heads",
+    "2",
+    "--layers",
+    "1",
+    "--documents",
+    "4",
+    "--pool",
+    "20",
+    "--dropout",
+    "0.1",
+    "--clip-steps",
+    "4",
+    "--pretraining-steps",
+    "40",
+    "--instruction-steps",
+    "40",
+    "--checkpoint-every",
+    "3",
+]
 
 
 def start(folder: Path, processes: int) -> subprocess.Popen:
