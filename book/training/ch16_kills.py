@@ -21,37 +21,27 @@ from mmlib import results
 MINUTES = 8
 RUNS = Path("runs/16_kills")
 KILLS = 20
-FIELDS = [
-    "--no-from-painter",
-    "--dim",
-    "32",
-    "--heads",
-    "2",
-    "--layers",
-    "1",
-    "--documents",
-    "4",
-    "--pool",
-    "20",
-    "--dropout",
-    "0.1",
-    "--clip-steps",
-    "4",
-    "--pretraining-steps",
-    "40",
-    "--instruction-steps",
-    "40",
-    "--checkpoint-every",
-    "3",
-]
+FIELDS = {
+    "dim": 32,
+    "heads": 2,
+    "layers": 1,
+    "documents": 4,
+    "pool": 20,
+    "dropout": 0.1,
+    "clip-steps": 4,
+    "pretraining-steps": 40,
+    "instruction-steps": 40,
+    "checkpoint-every": 3,
+}
 
 
 def start(folder: Path, processes: int) -> subprocess.Popen:
     """The command, in a process group of its own."""
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    fields = [word for name, value in FIELDS.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, *(launch if processes > 1 else []), "-m", "mmlib.system", "train"]
     return subprocess.Popen(
-        [*command, "--profile", "smoke", "--out", str(folder), *FIELDS],
+        [*command, "--profile", "smoke", "--out", str(folder), "--no-from-painter", *fields],
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
