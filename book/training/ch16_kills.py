@@ -6,15 +6,17 @@ ends before is followed by another). This is done in one process and in two.
 ``make train CHAPTER=16_kills``.
 """
 
+import contextlib
 import hashlib
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import psutil
 
 from mmlib import results
 
@@ -36,17 +38,26 @@ FIELDS = {
 
 
 def start(folder: Path, processes: int) -> subprocess.Popen:
-    """The command, in a process group of its own."""
+    """The command."""
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     fields = [word for name, value in FIELDS.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, *(launch if processes > 1 else []), "-m", "mmlib.system", "train"]
     return subprocess.Popen(
         [*command, "--profile", "smoke", "--out", str(folder), "--no-from-painter", *fields],
-        start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+
+
+def kill(child: subprocess.Popen) -> None:
+    """SIGKILL for a process and all that it has started, wherever they are."""
+    every = [*psutil.Process(child.pid).children(recursive=True), psutil.Process(child.pid)]
+    for process in every:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(every)
+    child.wait()
 
 
 def weights(folder: Path) -> tuple[str, ...]:
@@ -77,8 +88,7 @@ def kill_again_and_again(processes: int, dice: random.Random) -> tuple[int, int,
             # From the moment at which Python starts to one shortly before the end.
             child.wait(dice.uniform(0.3, 0.9) * whole if kills < KILLS else None)
         except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+            kill(child)
             kills += 1
             print(f"{processes}: killed {kills}, lines written {steps_done(folder)}", flush=True)
             continue
