@@ -206,8 +206,8 @@ def uncover(
     .. math:: \text{score}_j = \log p(k_j) + (1 - r)\, \nu\, g_j, \qquad g_j \sim \text{Gumbel}
 
     With :math:`\nu = 0` the surest come first, which MaskGIT does; with :math:`\nu = \infty` the
-    order is random, as in training, and with as many steps as places each code is drawn from what
-    the model says of it.
+    order is random, as in training. With as many steps as places no more than two codes are
+    uncovered together.
 
     Args:
         model: In evaluation mode.
