@@ -294,11 +294,7 @@ class SystemSearch:
     summary = "Find the pictures that fit a caption of coloured shapes, in English or Chinese."
     request, reply, takes_picture = TextRequest, SearchReply, False
     limits = Limits()
-    examples = (
-        "a small red star",
-        "a large blue ring to the left of a small green square",
-        "红色的小星形",
-    )
+    examples = ("a small red star", "a large blue ring", "红色的小星形")
 
     def __init__(self, system: System, folder: Path | None = None) -> None:
         self.system, self.folder = system, folder
@@ -319,10 +315,10 @@ class SystemSearch:
                 raise ValueError(f"folder must hold PNG, JPEG or WebP pictures: got {self.folder}")
             self._names = [(name, "") for name, _ in found]
             self._images = preprocess([picture for _, picture in found], _RECIPE)
+        clip, device = self.system.pictures.clip, self.system.pictures.device
         with torch.no_grad():
-            parts = self._images.split(256)
-            clip, device = self.system.pictures.clip, self.system.pictures.device
-            self._vectors = torch.cat([clip.encode_image(part.to(device)) for part in parts])
+            parts = [clip.encode_image(part.to(device)) for part in self._images.split(256)]
+        self._vectors = torch.cat(parts)
         self.run([Job(TextRequest(query="a red star"))])
 
     @torch.no_grad()
