@@ -11,8 +11,9 @@
 - :mod:`~mmlib.system.tasks`, :mod:`~mmlib.system.requests`, :mod:`~mmlib.system.material` and
   :mod:`~mmlib.system.lessons`: what it learns;
 - :mod:`~mmlib.system.profiles`: sizes, for a CPU and for GPUs;
+- :mod:`~mmlib.system.faster`: what makes large runs faster or smaller;
 - :mod:`~mmlib.system.stages`: the four stages of training;
 - :mod:`~mmlib.system.answers`: what it answers, and which of its drawings is shown;
-- :mod:`~mmlib.system.marking`: what it has learned;
+- :mod:`~mmlib.system.marking` and :mod:`~mmlib.system.samples`: what it has learned;
 - :mod:`~mmlib.system.commands` and :mod:`~mmlib.system.serving`: the commands, and the service.
 """
