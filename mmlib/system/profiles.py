@@ -1,8 +1,8 @@
 """The sizes of the system, from a minute on a CPU to some on a large GPU.
 
 One dataclass says everything that a run depends on; a profile is one value of it, and every field
-can be set on the command line: ``--dim 256 --instruction-steps 4000``. The sizes of the GPU profiles are worked
-out (:func:`cost`), not measured.
+can be set on the command line: ``--dim 256 --instruction-steps 4000``. What the GPU profiles take
+is worked out (:func:`cost`); they have not been run whole.
 """
 
 import dataclasses
