@@ -46,8 +46,9 @@ def test_each_row_has_the_exact_number_chosen(length, rate, seed):
     chosen = (out.targets != IGNORE).sum(1)
     for count, row in zip(chosen.tolist(), ids, strict=True):
         there = int((row >= FIRST).sum())
-        # Python's round and torch's both round halves to the even number.
-        assert count == min(there, max(1, round(torch.tensor(rate).item() * there)))
+        # Python's round and torch's both round halves to the even number; the product is torch's,
+        # in fp32, since 0.15 * 30 is a half there and a little more in fp64.
+        assert count == min(there, max(1, round((torch.tensor(rate) * there).item())))
 
 
 def test_nothing_outside_the_choice_is_changed():

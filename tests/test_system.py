@@ -232,7 +232,7 @@ def test_profiles(tmp_path):
     write_config(PROFILES["cpu"], tmp_path)
     write_config(PROFILES["cpu"], tmp_path)
     assert read_config(tmp_path) == PROFILES["cpu"]
-    with pytest.raises(ValueError, match="of another run: .*pool was 10000, is 400"):
+    with pytest.raises(ValueError, match="of another run: .*pool was 30000, is 400"):
         write_config(PROFILES["smoke"], tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no run"):
         read_config(tmp_path / "nothing")

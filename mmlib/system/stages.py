@@ -217,7 +217,7 @@ def _learn(
     held_back = [lessons(-1 - number) for number in range(2)]
 
     def evaluate(model: MultimodalLM) -> float:
-        device = model.word_head.weight.device
+        device = next(model.parameters()).device
         parts = [model.loss(rows.to(device)) for rows in held_back]
         return -float(sum(total for total, _ in parts) / sum(count for _, count in parts))
 

@@ -220,7 +220,7 @@ class _Going:
         self.known = self.model(given, self.cache)[:, -1]
 
     def _moved(self, rows: Rows) -> Rows:
-        return rows.to(self.model.word_head.weight.device)
+        return rows.to(next(self.model.parameters()).device)
 
 
 @contextmanager
