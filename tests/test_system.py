@@ -160,7 +160,7 @@ def test_material_is_what_the_towers_make_of_scenes_of_training(pictures, materi
     torch.testing.assert_close(material.features[:2].float(), seen, rtol=0.01, atol=0.01)
     drawn = pictures.codes(scenes.render(material.drawn[-2:], 32))
     assert torch.equal(material.codes[-2:].long(), drawn)
-    assert (material.shape, material.places, material.names) == ((16, 256), 64, {})
+    assert (material.shape, material.places, material.drawings) == ((16, 256), 64, {})
     with pytest.raises(ValueError, match="count must be at least 1"):
         Material(pictures, 0)
 

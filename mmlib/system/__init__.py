@@ -8,8 +8,8 @@
 - :mod:`~mmlib.system.model`: the language model and its loss;
 - :mod:`~mmlib.system.writing`: what it writes and draws;
 - :mod:`~mmlib.system.pictures`: how pictures are looked at and painted;
-- :mod:`~mmlib.system.tasks`, :mod:`~mmlib.system.requests`, :mod:`~mmlib.system.material` and
-  :mod:`~mmlib.system.lessons`: what it learns;
+- :mod:`~mmlib.system.tasks`, :mod:`~mmlib.system.requests`, :mod:`~mmlib.system.photos`,
+  :mod:`~mmlib.system.material` and :mod:`~mmlib.system.lessons`: what it learns;
 - :mod:`~mmlib.system.profiles`: sizes, for a CPU and for GPUs;
 - :mod:`~mmlib.system.faster`: what makes large runs faster or smaller;
 - :mod:`~mmlib.system.stages`: the four stages of training;

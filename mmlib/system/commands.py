@@ -22,6 +22,8 @@ from typing import Any
 import torch
 
 from mmlib.data import scenes
+from mmlib.data.records import RecordError, open_image
+from mmlib.encoders.preprocessing import preprocess
 from mmlib.system.answers import answers
 from mmlib.system.marking import marks_of
 from mmlib.system.profiles import PROFILES, SystemConfig
@@ -113,7 +115,7 @@ def chat(run: Path | None = None, /, seed: int = 0) -> None:
     """
     system = shipped_system() if run is None else load_system(run)
     talk = Chat(system, run or Path(), seed)
-    print("look SEED shows a scene, new begins anew, an empty line ends.")
+    print("look SEED shows a scene, look FILE a picture, new begins anew, an empty line ends.")
     while text := _line():
         print(talk.say(text))
 
@@ -140,11 +142,18 @@ class Chat:
         if command == "new" and not rest:
             self.turns, self.shown = [], None
             return "(a new dialogue)"
+        system = self.system
         if command == "look" and len(rest) == 1 and rest[0].isdigit():
             scene = scenes.sample(1, int(rest[0]), split="test", objects=(1, 2))
-            self.turns, self.shown = [], self.system.pictures.look(scenes.render(scene, 32))[0]
+            self._look(scenes.render(scene, system.pictures.recipe.resize))
             return f"(you are shown: {scenes.caption(scene[0])})"
-        system = self.system
+        path = Path(" ".join(rest))
+        if command == "look" and (path.suffix or path.is_file()):
+            try:
+                self._look(preprocess(open_image(path, str(path)), system.pictures.recipe))
+            except RecordError as error:
+                return f"(nothing to look at: {error})"
+            return f"(you are shown: {path})"
         self.turns.append(Turn(text, picture=self.shown))
         self.shown = None
         prompt = system.writer.dialogue(self.turns)
@@ -160,6 +169,9 @@ class Chat:
         path = self.folder / f"drawn_{self.drawn:03}.png"
         save_picture(system.pictures.paint(answer.codes[None])[0], path)
         return f"{answer.text} (see {path})".strip()
+
+    def _look(self, pictures: torch.Tensor) -> None:
+        self.turns, self.shown = [], self.system.pictures.look(pictures.clamp(0, 1))[0]
 
 
 def _line() -> str:

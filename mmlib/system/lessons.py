@@ -4,7 +4,7 @@ A batch is a function of its number and nothing else, so that a run that was sto
 batches again, and processes that take turns share none. Questions are asked anew each time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -27,7 +27,10 @@ INSTRUCTIONS: Mapping[str, float] = MappingProxyType(
     {"ask": 0.71, "describe": 0.06, "request": 0.1, "talk": 0.02, "caption": 0.03, "draw": 0.08}
 )
 _LANGUAGES = ("en", "zh")
-_OF_EMOJI = ("caption", "describe", "draw", "request")
+#: Kinds of small drawings, and the tasks in which they and photographs come.
+_DRAWN = ("emoji", "clipart")
+_OF_DRAWINGS = ("caption", "describe", "draw", "request")
+_OF_PHOTOS = ("caption", "describe", "ask")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class Menu:
         looks: Share of the dialogues with questions that begin with a description, so that the
             questions can be answered from it (:func:`mmlib.system.marking.ask`).
         emoji: Share of captions, descriptions, drawings and requests that are about emoji.
+        clipart: The same for clip art, in English.
+        photos: Share of captions, descriptions and questions that are about photographs, in
+            English.
         chinese: Share of documents in Chinese.
         hide: Largest share of a picture's codes that is hidden; see
             :func:`mmlib.dalle_training.codes_to_hide`.
@@ -65,6 +71,8 @@ class Menu:
     questions: int = 1
     looks: float = 0.15
     emoji: float = 0.0
+    clipart: float = 0.0
+    photos: float = 0.0
     chinese: float = 0.4
     hide: float = 0.4
     drop: float = 0.1
@@ -80,9 +88,14 @@ class Menu:
         for name in ("documents", "questions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
-        for name in ("emoji", "chinese", "hide", "drop", "looks"):
+        for name in ("emoji", "clipart", "photos", "chinese", "hide", "drop", "looks"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1: got {getattr(self, name)}")
+        if self.emoji + self.clipart + self.photos > 1:
+            raise ValueError(
+                "emoji, clipart and photos must be at most 1 together: "
+                f"got {self.emoji}, {self.clipart} and {self.photos}"
+            )
 
 
 class Lessons:
@@ -95,12 +108,16 @@ class Lessons:
         seed: Another gives other batches.
 
     Raises:
-        ValueError: emoji are on the menu and not in the material.
+        ValueError: emoji, clip art or photographs are on the menu and not in the material.
     """
 
     def __init__(self, material: Material, writer: Writer, menu: Menu, seed: int = 0) -> None:
-        if menu.emoji and not material.names:
-            raise ValueError(f"material must hold emoji, which are on the menu: got {menu.emoji}")
+        for name in (*_DRAWN, "photos"):
+            held = material.photos if name == "photos" else material.drawings.get(name)
+            if getattr(menu, name) and held is None:
+                raise ValueError(
+                    f"material must hold {name}, which are on the menu: got {getattr(menu, name)}"
+                )
         self.material, self.writer, self.menu, self.seed = material, writer, menu, seed
 
     def __call__(self, number: int) -> Rows:
@@ -123,12 +140,18 @@ class Lessons:
         found = []
         for row, choice in enumerate(chosen.tolist()):
             task = names[choice]
-            from_emoji, chinese, dropped, which, looks = numbers[row]
+            kind, chinese, dropped, which, looks = numbers[row]
             language = _LANGUAGES[chinese < menu.chinese]
-            if from_emoji < menu.emoji and task in _OF_EMOJI:
-                item = int(which * len(material.names[language]))
-                text = said = material.names[language][item]
-                look, code = material.emoji_features[item], material.emoji_codes[item].tolist()
+            about = self._about(kind)
+            if about in _DRAWN and task in _OF_DRAWINGS:
+                kept = material.drawings[about]
+                language = language if language in kept.names else "en"
+                item = int(which * len(kept.names[language]))
+                text = said = kept.names[language][item]
+                look, code = kept.features[item], kept.codes[item].tolist()
+            elif about == "photos" and task in _OF_PHOTOS:
+                found.append(self._about_photo(task, which, looks, seeds[row]))
+                continue
             else:
                 item = of[row]
                 text = scenes.caption(material.seen[item], language)
@@ -158,6 +181,36 @@ class Lessons:
                 found.append(write.dialogue(turns))
         return found
 
+    def _about(self, share: float) -> str:
+        """What a number from 0 to 1 says a document is about."""
+        for name in (*_DRAWN, "photos"):
+            share -= getattr(self.menu, name)
+            if share < 0:
+                return name
+        return "scenes"
+
+    def _about_photo(self, task: str, which: float, looks: float, seed: int) -> Document:
+        """A document about a photograph."""
+        photos, menu = self.material.photos, self.menu
+        dice = torch.Generator().manual_seed(seed)
+        item = int(torch.randint(len(photos), (), generator=dice))
+        look = photos.features[item].float() * (not menu.blind)
+        text = _one(photos.captions[item], float(torch.rand((), generator=dice)))
+        if task == "caption":
+            return self.writer.caption(look, text, "en")
+        described = _described(look, text, "en", which)
+        asked = photos.questions[item]
+        if task == "describe" or not asked:
+            return self.writer.dialogue(described)
+        turns = []
+        for number in torch.randperm(len(asked), generator=dice)[: menu.questions].tolist():
+            question = "" if menu.mute else asked[number].question
+            turns += [Turn(question, picture=None if turns else look), Turn(asked[number].answer)]
+        if looks < menu.looks:
+            turns[0].picture = None
+            turns = [*described, *turns]
+        return self.writer.dialogue(turns)
+
     def _asked(self, scene: Scene, look: Tensor, language: str, seed: int) -> list[Turn]:
         """Some questions about a picture, which is shown with the first."""
         asked = scenes.questions(scene, seed, self.menu.kinds, DEFAULT_HOLDOUT)
@@ -179,5 +232,5 @@ def _described(look: Tensor, text: str, language: str, which: float) -> list[Tur
     return [Turn(_one(wordings("caption", language), which), picture=look), Turn(text)]
 
 
-def _one(items: tuple[str, ...], share: float) -> str:
+def _one(items: Sequence[str], share: float) -> str:
     return items[int(share * len(items))]

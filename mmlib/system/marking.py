@@ -4,6 +4,7 @@
 - Questions: the share of right answers, over all and of each kind; beside it that of a system that
   is shown nothing (the same questions with zeros for the picture), and of the commonest answer.
 - Pictures: drawn on request, and marked by the independent judge, attribute by attribute.
+- Photographs, where a run had some: their captions by BLEU and CIDEr, answers by VQAv2's accuracy.
 
 Requests are put in wordings that training never used.
 """
@@ -19,14 +20,28 @@ from mmlib.data.scene_captions import attribute_scores
 from mmlib.data.scenes import DEFAULT_HOLDOUT, Question, Scene
 from mmlib.judge import Judge, load_judge
 from mmlib.marks import Marks, mark
+from mmlib.metrics.bleu import bleu
+from mmlib.metrics.cider import cider
+from mmlib.metrics.rouge import words as spoken
+from mmlib.metrics.vqa_accuracy import vqa_scores
 from mmlib.painters import grid_scenes
 from mmlib.system.answers import answers
+from mmlib.system.photos import Photos
 from mmlib.system.requests import wordings
-from mmlib.system.stages import System
+from mmlib.system.stages import System, photos_of
 from mmlib.system.tasks import Turn
 from mmlib.system.writing import Reply
 
-__all__ = ["ask", "describe", "draw", "mark_answers", "mark_captions", "mark_pictures", "marks_of"]
+__all__ = [
+    "ask",
+    "describe",
+    "draw",
+    "mark_answers",
+    "mark_captions",
+    "mark_photos",
+    "mark_pictures",
+    "marks_of",
+]
 
 
 def marks_of(system: System, count: int = 200, seed: int = 16_001) -> dict[str, float]:
@@ -34,18 +49,25 @@ def marks_of(system: System, count: int = 200, seed: int = 16_001) -> dict[str, 
 
     Args:
         system: In evaluation mode.
-        count: How many scenes to describe, to ask about and to draw.
+        count: How many scenes to describe, to ask about and to draw, and how many photographs
+            (:func:`mark_photos`) where the run had some.
         seed: Of the scenes.
+
+    Raises:
+        FileNotFoundError: the run had photographs, and they are not where they were.
     """
+    found: dict[str, float] = {}
+    if system.config.photos:
+        found |= mark_photos(system, photos_of(system, "val", count))
     objects = (1, system.config.most_objects)
     items = scenes.sample(count, seed, split="test", objects=objects)
-    found: dict[str, float] = {}
+    side = system.pictures.recipe.resize
     for language in ("en", "zh"):
-        said = describe(system, scenes.render(items, 32), language)
+        said = describe(system, scenes.render(items, side), language)
         for name, value in mark_captions(said, items, language).items():
             found[f"caption_{language}_{name}"] = value
     pairs = questions_about(items, seed, system.config.kinds)
-    pictures = scenes.render([items[number] for number, _ in pairs], 32)
+    pictures = scenes.render([items[number] for number, _ in pairs], side)
     asked = [question for _, question in pairs]
     for name, shown, language, looks in (
         ("ask", pictures, "en", False),
@@ -62,6 +84,41 @@ def marks_of(system: System, count: int = 200, seed: int = 16_001) -> dict[str, 
         painted = draw(system, [scenes.caption(scene, language) for scene in wanted], language)
         for name, value in mark_pictures(painted, wanted).items():
             found[f"draw_{language}_{name}"] = value
+    return found
+
+
+def mark_photos(system: System, photos: Photos) -> dict[str, float]:
+    """Marks on photographs that training did not see, with the metrics of COCO and VQAv2.
+
+    Args:
+        system: In evaluation mode.
+        photos: To describe and to ask about, all questions of each.
+
+    Returns:
+        BLEU-4 and CIDEr-D of captions; the accuracy of answers against those of ten people, and
+        beside it that of a system that is shown nothing, and of the commonest answer.
+    """
+    taken = range(len(photos))
+    request = wordings("caption", "en", "test")[0]
+    looks = photos.features.float()
+    said = _replies(system, [[Turn(request, picture=looks[i])] for i in taken])
+    told = [spoken(reply.text) for reply in said]
+    references = [[spoken(text) for text in photos.captions[i]] for i in taken]
+    found = {
+        "photo_caption_bleu": bleu(told, references).score,
+        "photo_caption_cider": cider(told, references).score,
+    }
+    asked = [(i, question) for i in taken for question in photos.questions[i]]
+    if not asked:
+        return found
+    people = {question.question_id: question.answers for _, question in asked}
+    common = Counter(question.answer for _, question in asked).most_common(1)[0][0]
+    for name, seen in (("ask", looks), ("ask_blind", torch.zeros_like(looks))):
+        turns = [[Turn(question.question, picture=seen[i])] for i, question in asked]
+        replies = _replies(system, turns)
+        answers_by = {q.question_id: r.text for (_, q), r in zip(asked, replies, strict=True)}
+        found[f"photo_{name}"] = vqa_scores(answers_by, people).overall
+    found["photo_ask_commonest"] = vqa_scores(dict.fromkeys(people, common), people).overall
     return found
 
 

@@ -196,7 +196,7 @@ class MultimodalLM(nn.Module):
         word, place = of(WORD, rows.ids), of(WORD, places)
         words = self.word(word) + self.word_place(place)
         code, place = of(CODE, rows.ids), of(CODE, places)
-        codes = F.embedding(code, self.code()).masked_fill(rows.hidden[..., None], 0)
+        codes = self._vectors(code).masked_fill(rows.hidden[..., None], 0)
         codes = codes + self.code_row(place // config.code_side)
         codes = codes + self.code_column(place % config.code_side)
         seen = self.region(rows.features.to(self.word.weight)).flatten(0, 1)
@@ -207,6 +207,12 @@ class MultimodalLM(nn.Module):
         regions = F.embedding(region, seen) + self.region_row(place // config.region_side)
         regions = regions + self.region_column(place % config.region_side)
         return torch.where(is_word, words, torch.where(is_region, regions, codes.to(words.dtype)))
+
+    def _vectors(self, codes: Int[Tensor, "rows length"]) -> Float[Tensor, "rows length dim"]:
+        # In training a batch has more tokens than there are codes; in writing it has a few.
+        if codes.numel() < len(self.code.codebook):
+            return self.code.layers(F.embedding(codes, self.code.codebook))
+        return F.embedding(codes, self.code())
 
     def _check(self, rows: Rows) -> None:
         config = self.config

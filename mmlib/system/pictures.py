@@ -5,19 +5,29 @@ are written.
 
 The regions of chapter 10's picture tower are joined two by two, so that a picture of 32 pixels is
 16 tokens; chapter 09's discrete autoencoder makes 64 codes of it, and paints what codes say.
+
+For pictures that are more than coloured shapes a network that knows ImageNet may look, too: it
+sees 128 pixels, its 16 regions lie where those of CLIP do, and both vectors are put one behind the
+other.
 """
 
 import copy
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmlib.clip import CLIP
 from mmlib.discrete_vae import DiscreteVAE
+from mmlib.encoders.backbones import EfficientNetLite0
+from mmlib.encoders.preprocessing import RECIPES, Recipe, preprocess
 
 __all__ = ["Pictures"]
+
+#: Pixels a side of what CLIP looks at and the autoencoder paints, and of what ImageNet's sees.
+SIDE, LARGER = 32, 128
 
 
 class Pictures(nn.Module):
@@ -28,18 +38,27 @@ class Pictures(nn.Module):
             :class:`~mmlib.encoders.small_cnn.SmallCNN` does.
         autoencoder: The tokenizer of pictures.
         join: How many rows, and columns, of regions become one.
+        imagenet: Whether :class:`~mmlib.encoders.backbones.EfficientNetLite0` looks, too.
 
     Attributes:
         clip: A copy, so that the given one stays where and as it is.
         autoencoder: Likewise.
+        imagenet: The network that knows ImageNet, or None.
+
+    Raises:
+        ValueError: ``join`` is below 1.
+        mmlib.download.SourceUnavailable: the weights of ImageNet are not to be had.
     """
 
-    def __init__(self, clip: CLIP, autoencoder: DiscreteVAE, join: int = 2) -> None:
+    def __init__(
+        self, clip: CLIP, autoencoder: DiscreteVAE, join: int = 2, *, imagenet: bool = False
+    ) -> None:
         super().__init__()
         if join < 1:
             raise ValueError(f"join must be at least 1: got {join}")
         self.clip, self.autoencoder = copy.deepcopy(clip), copy.deepcopy(autoencoder)
         self.join = join
+        self.imagenet = EfficientNetLite0(frozen=True) if imagenet else None
         self.requires_grad_(False)
         self.eval()
 
@@ -50,7 +69,13 @@ class Pictures(nn.Module):
     @property
     def feature_dim(self) -> int:
         """Width of a region's features."""
-        return self.clip.image.dim * self.join**2
+        more = 0 if self.imagenet is None else self.imagenet.dim
+        return self.clip.image.dim * self.join**2 + more
+
+    @property
+    def recipe(self) -> Recipe:
+        """What makes of any picture one to look at: it is resized, and nothing is cut off."""
+        return Recipe(SIDE if self.imagenet is None else LARGER, whole=True)
 
     @property
     def device(self) -> torch.device:
@@ -64,14 +89,27 @@ class Pictures(nn.Module):
         """Features of pictures' regions, row by row.
 
         Args:
-            images: In [0, 1].
+            images: In [0, 1]. Where ImageNet's network looks, too, they may have any size.
             chunk: How many are encoded at a time.
 
         Raises:
             ValueError: the regions cannot be joined.
         """
-        parts = [self.clip.image(part.to(self.device)).tokens for part in images.split(chunk)]
-        tokens = torch.cat(parts).cpu()
+        return torch.cat([self._seen(part.to(self.device)).cpu() for part in images.split(chunk)])
+
+    def _seen(self, images: Tensor) -> Tensor:
+        if self.imagenet is None:
+            return self._joined(self.clip.image(images).tokens, images)
+        smaller = preprocess(images, Recipe(SIDE, whole=True)).clamp(0, 1)
+        mine = self._joined(self.clip.image(smaller).tokens, smaller)
+        recipe = RECIPES["efficientnet-lite0"]
+        larger = Recipe(LARGER, whole=True, mean=recipe.mean, std=recipe.std)
+        other = self.imagenet(preprocess(images, larger)).tokens
+        # Each has the same say, however large its numbers are.
+        parts = [F.layer_norm(part, part.shape[-1:]) for part in (mine, other)]
+        return torch.cat(parts, dim=-1)
+
+    def _joined(self, tokens: Tensor, images: Tensor) -> Tensor:
         side = round(tokens.shape[1] ** 0.5)
         if side**2 != tokens.shape[1] or side % self.join:
             raise ValueError(

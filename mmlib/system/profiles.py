@@ -29,6 +29,8 @@ __all__ = ["PROFILES", "SystemConfig", "cost", "read_config", "write_config"]
 
 #: Width, heads and blocks of chapter 11's DALL·E.
 PAINTER = (128, 4, 4)
+#: Width of a region's features in chapter 10's CLIP, four joined, and in EfficientNet-Lite0.
+REGION_DIM, IMAGENET_DIM = 256, 1280
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,12 @@ class SystemConfig:
         questions: Most questions about a picture in a lesson.
         looks: Share of the lessons with questions that begin with a description.
         emoji: Share of emoji among captions and drawings.
+        clipart: Share of clip art, likewise.
+        photos: A folder of COCO and VQAv2, or in their format (:mod:`mmlib.system.photos`); none
+            by default.
+        photo_share: Share of photographs among captions and questions, where there are some.
+        imagenet: Whether a network that knows ImageNet looks at pictures, too
+            (:class:`mmlib.system.pictures.Pictures`): for photographs, clip art and emoji.
         chinese: Share of documents in Chinese in stage 4.
         pretraining_chinese: The same in stage 3.
         hide: Largest share of hidden codes.
@@ -105,6 +113,10 @@ class SystemConfig:
     questions: int = 1
     looks: float = 0.15
     emoji: float = 0.0
+    clipart: float = 0.0
+    photos: str = ""
+    photo_share: float = 0.4
+    imagenet: bool = False
     chinese: float = 0.15
     pretraining_chinese: float = 0.5
     hide: float = 0.4
@@ -148,6 +160,7 @@ class SystemConfig:
         """Sizes of the language model for so many words."""
         return LanguageConfig(
             words,
+            feature_dim=REGION_DIM + IMAGENET_DIM * self.imagenet,
             dim=self.dim,
             heads=self.heads,
             layers=self.layers,
@@ -166,6 +179,8 @@ class SystemConfig:
             questions=self.questions,
             looks=self.looks,
             emoji=self.emoji,
+            clipart=self.clipart,
+            photos=self.photo_share if self.photos else 0.0,
             chinese=self.pretraining_chinese if stage == 3 else self.chinese,
             hide=self.hide,
             drop=self.drop,
@@ -220,7 +235,8 @@ PROFILES: Mapping[str, SystemConfig] = MappingProxyType(
             instruction_rate=1e-3,
             pool=100_000,
             most_objects=3,
-            emoji=0.1,
+            emoji=0.05,
+            clipart=0.05,
             candidates=4,
             evaluate_every=2000,
             checkpoint_every=1000,
@@ -241,6 +257,7 @@ PROFILES: Mapping[str, SystemConfig] = MappingProxyType(
             chinese=0.3,
             pool=30_000,
             emoji=0.03,
+            clipart=0.02,
             candidates=16,
             precision="bf16",
             compile=True,

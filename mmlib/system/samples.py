@@ -15,7 +15,7 @@ def write_samples(system: System, folder: Path) -> None:
     """Pictures that the system draws and captions that it gives, as training goes."""
     items = scenes.sample(4, 16_002, split="test", objects=(1, 2))
     texts = [scenes.caption(scene) for scene in items]
-    said = describe(system, scenes.render(items, 32))
+    said = describe(system, scenes.render(items, system.pictures.recipe.resize))
     lines = [f"{text}\n  says: {words}" for text, words in zip(texts, said, strict=True)]
     (folder / "captions.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for number, picture in enumerate(draw(system, texts)):

@@ -67,7 +67,7 @@ __all__ = [
 ]
 
 _PROGRAM = "python -m mmlib.system serve"
-_SIDE = 32  # pixels that the system looks at and paints
+_SIDE = 32  # pixels that CLIP looks at and the system paints
 _SHOWN = 256  # pixels a side of what is sent
 _OWN = 120  # scenes that are searched where no folder is given
 _LONGEST = 24  # words of a question
@@ -188,7 +188,8 @@ class _Talk:
     @torch.no_grad()
     def _say(self, texts: Sequence[str], jobs: Sequence[Job]) -> list[tuple[str, float]]:
         """What the system says to each text with its picture, and how probable it finds that."""
-        pictures = torch.cat([preprocess([job.picture], _RECIPE) for job in jobs])
+        recipe = self.system.pictures.recipe
+        pictures = torch.cat([preprocess([job.picture], recipe).clamp(0, 1) for job in jobs])
         seen = self.system.pictures.look(pictures)
         asked = [[Turn(text, picture=one)] for text, one in zip(texts, seen, strict=True)]
         said = [reply.text for reply in answers(self.system, asked)]

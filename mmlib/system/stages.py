@@ -29,6 +29,7 @@ from mmlib.system.faster import Ahead, attention_kernel, compiled, recomputed, w
 from mmlib.system.lessons import Lessons
 from mmlib.system.material import Material
 from mmlib.system.model import MultimodalLM
+from mmlib.system.photos import Photos
 from mmlib.system.pictures import Pictures
 from mmlib.system.profiles import PROFILES, SystemConfig, read_config, write_config
 from mmlib.system.tasks import Writer
@@ -45,6 +46,7 @@ __all__ = [
     "begin_with_painter",
     "load_system",
     "new_system",
+    "photos_of",
     "shipped_system",
     "train_system",
 ]
@@ -106,8 +108,10 @@ def train_system(
     if config.from_painter:
         begin_with_painter(system)
     objects = (1, config.most_objects)
+    drawings = [name for name in ("emoji", "clipart") if getattr(config, name)]
+    photos = photos_of(system, "train") if config.photos else None
     material = Material(
-        system.pictures, config.pool, objects, config.seed + 3, with_emoji=config.emoji > 0
+        system.pictures, config.pool, objects, config.seed + 3, drawings=drawings, photos=photos
     )
     for stage, name in ((3, "3_pretraining"), (4, "4_instructions")):
         if stage == 3 or config.instruction_steps:
@@ -123,11 +127,35 @@ def train_system(
 
 def new_system(config: SystemConfig, clip: CLIP, autoencoder: DiscreteVAE) -> System:
     """A system whose language model has not learned anything."""
-    known, pictures = words(), Pictures(clip, autoencoder)
+    known, pictures = words(), Pictures(clip, autoencoder, imagenet=config.imagenet)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         language = MultimodalLM(config.language(known.size), autoencoder.codebook)
     return System(config, pictures, language, known)
+
+
+def photos_of(system: System, split: str, most: int | None = None) -> Photos:
+    """The photographs of a run, with the captions and questions that fit into a row.
+
+    Args:
+        system: Looks at them, and says where they are.
+        split: ``"train"`` or ``"val"``.
+        most: How many at most.
+
+    Raises:
+        FileNotFoundError: a file or folder is missing.
+        ValueError: nothing fits.
+    """
+    config, known = system.config, system.known
+    # Beside a picture, a request and markers: a description, then questions.
+    room = (config.row - system.language.config.regions - 32) // (1 + config.questions)
+    return Photos(
+        config.photos,
+        split,
+        system.pictures,
+        fits=lambda text: len(known.encode(text)) <= room,
+        most=most,
+    )
 
 
 def load_system(folder: Path | str) -> System:
