@@ -175,7 +175,13 @@ def told(name: str, config: SystemConfig) -> tuple[float, float]:
 def scaling() -> None:
     """Stage 3 from nothing, in several widths and lengths."""
     base = dataclasses.replace(
-        PROFILES["smoke"], from_painter=False, instruction_steps=0, pool=4000, learning_rate=1e-3
+        PROFILES["smoke"],
+        from_painter=False,
+        instruction_steps=0,
+        pool=4000,
+        learning_rate=1e-3,
+        pretraining_chinese=0.5,
+        chinese=0.15,
     )
     cases = [(width, steps) for steps in sorted(LENGTHS, reverse=True) for width in WIDTHS[::-1]]
     jobs = []

@@ -207,7 +207,13 @@ class SystemConfig:
 #: By name. Chosen for: a test; an hour on two cores; an hour on a T4; some minutes on an H100.
 PROFILES: Mapping[str, SystemConfig] = MappingProxyType(
     {
-        "smoke": SystemConfig(from_painter=True),
+        "smoke": SystemConfig(  # in one language: a minute is not enough for two
+            pretraining_steps=100,
+            instruction_steps=200,
+            from_painter=True,
+            chinese=0.0,
+            pretraining_chinese=0.0,
+        ),
         "cpu": SystemConfig(
             pretraining_steps=800,
             instruction_steps=16_000,
