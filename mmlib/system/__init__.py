@@ -6,6 +6,7 @@
 - :mod:`~mmlib.system.words`: English and Chinese in one vocabulary, and the markers;
 - :mod:`~mmlib.system.sequence`: documents of words, regions and codes, and rows of them;
 - :mod:`~mmlib.system.model`: the language model and its loss;
+- :mod:`~mmlib.system.smollm`: a pretrained language model in its place;
 - :mod:`~mmlib.system.writing`: what it writes and draws;
 - :mod:`~mmlib.system.pictures`: how pictures are looked at and painted;
 - :mod:`~mmlib.system.tasks`, :mod:`~mmlib.system.requests`, :mod:`~mmlib.system.photos`,

@@ -25,7 +25,7 @@ def answers(
     system: System,
     dialogues: Sequence[Sequence[Turn]],
     generator: torch.Generator | None = None,
-    most: int = 32,
+    most: int | None = None,
 ) -> list[Reply]:
     """What the system says, or draws, next in each dialogue.
 
@@ -33,7 +33,7 @@ def answers(
         system: In evaluation mode.
         dialogues: The person speaks last in each.
         generator: What pictures are drawn from.
-        most: Most words of an answer.
+        most: Most words of an answer, by default as many as the system's words say.
 
     Raises:
         ValueError: an empty dialogue, or one that leaves no room for so many words.
@@ -49,7 +49,7 @@ def answers(
             system.language,
             system.known,
             [system.writer.dialogue(turns) for turns in part],
-            most=most,
+            most=system.known.most if most is None else most,
             generator=generator,
             guidance=config.guidance,
             temperature=config.temperature,

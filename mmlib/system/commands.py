@@ -157,7 +157,7 @@ class Chat:
         self.turns.append(Turn(text, picture=self.shown))
         self.shown = None
         prompt = system.writer.dialogue(self.turns)
-        if prompt.kinds.count(0) + 32 > system.language.config.length:
+        if prompt.kinds.count(0) + system.known.most > system.language.config.length:
             self.turns = []
             return "(the dialogue is too long: it begins anew)"
         (answer,) = answers(system, [self.turns], self.dice)

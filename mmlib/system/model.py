@@ -29,7 +29,9 @@ References:
     Text-to-Image Generation*, ICML 2021.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -108,17 +110,24 @@ class MultimodalLM(nn.Module):
         config: Sizes and choices.
         codebook: The codes' vectors in the tokenizer of pictures
             (``codebook`` of :class:`mmlib.discrete_vae.DiscreteVAE`).
+        parts: Modules that stand in for this class's own, by name: ``word``, ``word_place``,
+            ``decoder``, ``word_head``. A subclass for another Transformer gives them.
 
     Attributes:
         config: Sizes and choices.
         decoder: The blocks; ``decoder.new_cache()`` makes a cache.
     """
 
-    def __init__(self, config: LanguageConfig, codebook: Float[Tensor, "codes code_dim"]) -> None:
+    def __init__(
+        self,
+        config: LanguageConfig,
+        codebook: Float[Tensor, "codes code_dim"],
+        parts: Mapping[str, nn.Module] = MappingProxyType({}),
+    ) -> None:
         super().__init__()
         self.config = config
-        self.word = nn.Embedding(config.words, config.dim)
-        self.word_place = nn.Embedding(config.length, config.dim)
+        self.word = parts.get("word") or nn.Embedding(config.words, config.dim)
+        self.word_place = parts.get("word_place") or nn.Embedding(config.length, config.dim)
         self.region = nn.Sequential(
             nn.LayerNorm(config.feature_dim),
             nn.Linear(config.feature_dim, config.dim),
@@ -131,8 +140,8 @@ class MultimodalLM(nn.Module):
         self.code_row = nn.Embedding(config.code_side, config.dim)
         self.code_column = nn.Embedding(config.code_side, config.dim)
         self.dropout = nn.Dropout(config.dropout)
-        self.decoder = Decoder(config.transformer())
-        self.word_head = nn.Linear(config.dim, config.words)
+        self.decoder = parts.get("decoder") or Decoder(config.transformer())
+        self.word_head = parts.get("word_head") or nn.Linear(config.dim, config.words)
         self.code_head = CodeVectors(codebook, config.dim)
         for module in self.children():
             if isinstance(module, nn.Embedding):  # loud, as in chapter 11

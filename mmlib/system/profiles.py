@@ -12,16 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mmlib.data import scenes
+from mmlib.system import smollm
 from mmlib.system.faster import recomputed
 from mmlib.system.lessons import INSTRUCTIONS, PRETRAINING, Menu
 from mmlib.system.model import LanguageConfig, MultimodalLM
 from mmlib.system.sequence import Rows
+from mmlib.system.words import Marker
 from mmlib.training import TrainConfig
 from mmlib.training.step_cost import StepCost, step_cost
 
@@ -31,6 +33,8 @@ __all__ = ["PROFILES", "SystemConfig", "cost", "read_config", "write_config"]
 PAINTER = (128, 4, 4)
 #: Width of a region's features in chapter 10's CLIP, four joined, and in EfficientNet-Lite0.
 REGION_DIM, IMAGENET_DIM = 256, 1280
+#: What the language model may be.
+BACKBONES = ("own", "smollm2-135m")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class SystemConfig:
         lora_rank: Rank of the additions that stage 4 trains; 0 trains all weights.
         from_painter: Whether stage 3 begins with the blocks, codes and words of chapter 11's
             DALL·E (:func:`mmlib.system.stages.begin_with_painter`), whose sizes it must have.
+        backbone: ``"own"``, or ``"smollm2-135m"`` for a language model that is pretrained, with its
+            own words (:mod:`mmlib.system.smollm`); ``dim``, ``heads`` and ``layers`` are then not
+            looked at, and ``dropout`` is that of what enters the blocks. ``row`` must hold the
+            longest document, which has more pieces in its words: 160 is enough for English, 256
+            for Chinese, too.
         dim: Width of the language model.
         heads: Its attention heads.
         layers: Its blocks.
@@ -96,6 +105,7 @@ class SystemConfig:
     instruction_steps: int = 100
     lora_rank: int = 0
     from_painter: bool = False
+    backbone: Literal["own", "smollm2-135m"] = "own"
     dim: int = 128
     heads: int = 4
     layers: int = 4
@@ -144,6 +154,13 @@ class SystemConfig:
         for name in ("pool", "candidates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"backbone must be one of {BACKBONES}: got {self.backbone!r}")
+        if self.from_painter and self.backbone != "own":
+            raise ValueError(
+                "from_painter must be off with a pretrained backbone, which has blocks of its own: "
+                f"got {self.backbone!r}"
+            )
         if self.from_painter and (self.dim, self.heads, self.layers) != PAINTER:
             raise ValueError(
                 "from_painter needs the painter's dim, heads and layers, "
@@ -158,14 +175,20 @@ class SystemConfig:
 
     def language(self, words: int) -> LanguageConfig:
         """Sizes of the language model for so many words."""
+        sizes = {"dim": self.dim, "heads": self.heads, "layers": self.layers}
+        if self.backbone != "own":
+            sizes = {
+                "dim": smollm.SIZES["hidden_size"],
+                "heads": smollm.SIZES["num_attention_heads"],
+                "layers": smollm.SIZES["num_hidden_layers"],
+                "length": smollm.LENGTH,
+            }
         return LanguageConfig(
             words,
             feature_dim=REGION_DIM + IMAGENET_DIM * self.imagenet,
-            dim=self.dim,
-            heads=self.heads,
-            layers=self.layers,
             dropout=self.dropout,
             code_weight=self.code_weight,
+            **sizes,
         )
 
     def menu(self, stage: int) -> Menu:
@@ -274,12 +297,12 @@ PROFILES: Mapping[str, SystemConfig] = MappingProxyType(
 )
 
 
-def cost(config: SystemConfig, words: int = 2054, filled: float = 0.92) -> StepCost:
+def cost(config: SystemConfig, words: int | None = None, filled: float = 0.92) -> StepCost:
     """What one batch of stage 4 costs, worked out without doing the work.
 
     Args:
         config: The sizes.
-        words: Size of the vocabulary.
+        words: Size of the vocabulary, by default that of the words that go with the backbone.
         filled: Share of the rows that documents fill. A document of stage 4 has 44 tokens in the
             mean; 4 in 5 look at a picture, 1 in 5 draws one, and 3.5 words are told.
 
@@ -288,6 +311,9 @@ def cost(config: SystemConfig, words: int = 2054, filled: float = 0.92) -> StepC
     """
     # The CPU's fused attention, in which the fake step runs, knows no dropout, and the plain one
     # keeps all weights of attention: a GPU's fused attention does not.
+    own = config.backbone == "own"
+    if words is None:
+        words = 2054 if own else smollm.SIZES["vocab_size"] + len(Marker)
     sizes = dataclasses.replace(config, dropout=0.0).language(words)
     rows = max(1, round(44 * config.documents / filled / config.row))
     drawn, looked = round(0.2 * config.documents), round(0.82 * config.documents)
@@ -304,16 +330,18 @@ def cost(config: SystemConfig, words: int = 2054, filled: float = 0.92) -> StepC
             *(torch.zeros(drawn * sizes.places, dtype=torch.long) for _ in range(2)),
         )
 
+    def model() -> MultimodalLM:
+        if own:
+            return MultimodalLM(sizes, torch.zeros(512, 32))
+        pretrained = smollm.PretrainedLM(sizes, torch.zeros(512, 32))
+        pretrained.learn(4, config.lora_rank)
+        return pretrained
+
     def loss(model: MultimodalLM, rows: Rows) -> tuple[Tensor, Tensor]:
         with recomputed(model.decoder.blocks, config.recompute):
             return model.loss(rows)
 
-    return step_cost(
-        lambda: MultimodalLM(sizes, torch.zeros(512, 32)),
-        batch,
-        loss,
-        bf16=config.precision == "bf16",
-    )
+    return step_cost(model, batch, loss, bf16=config.precision == "bf16")
 
 
 def write_config(config: SystemConfig, folder: Path) -> None:

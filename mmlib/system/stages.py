@@ -25,6 +25,7 @@ from mmlib.data import scenes
 from mmlib.discrete_vae import DiscreteVAE, DiscreteVAEConfig
 from mmlib.painters import scene_dalle, tokenizer
 from mmlib.small_clips import scene_clip, scene_ids, scene_tokenizer
+from mmlib.system import smollm
 from mmlib.system.faster import Ahead, attention_kernel, compiled, recomputed, workers
 from mmlib.system.lessons import Lessons
 from mmlib.system.material import Material
@@ -125,12 +126,29 @@ def train_system(
     return system
 
 
-def new_system(config: SystemConfig, clip: CLIP, autoencoder: DiscreteVAE) -> System:
-    """A system whose language model has not learned anything."""
-    known, pictures = words(), Pictures(clip, autoencoder, imagenet=config.imagenet)
+def new_system(
+    config: SystemConfig, clip: CLIP, autoencoder: DiscreteVAE, *, pretrained: bool = True
+) -> System:
+    """A system whose language model has not learned anything, or what its backbone has.
+
+    Args:
+        config: What the run is.
+        clip: Stage 1.
+        autoencoder: Stage 2.
+        pretrained: Whether to read the weights of a pretrained backbone; False where others are
+            loaded at once.
+    """
+    known = words() if config.backbone == "own" else smollm.smollm_words()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        language = MultimodalLM(config.language(known.size), autoencoder.codebook)
+        sizes, codebook = config.language(known.size), autoencoder.codebook
+        if config.backbone == "own":
+            language = MultimodalLM(sizes, codebook)
+        elif pretrained:
+            language = smollm.language_model(sizes, codebook, known)
+        else:
+            language = smollm.PretrainedLM(sizes, codebook)
+    pictures = Pictures(clip, autoencoder, imagenet=config.imagenet)
     return System(config, pictures, language, known)
 
 
@@ -170,7 +188,7 @@ def load_system(folder: Path | str) -> System:
     clip, autoencoder = scene_clip(), DiscreteVAE(DiscreteVAEConfig())
     for name, model in (("clip", clip), ("autoencoder", autoencoder)):
         load_weights(model, folder / f"{name}.safetensors")
-    system = new_system(config, clip.eval(), autoencoder.eval())
+    system = new_system(config, clip.eval(), autoencoder.eval(), pretrained=False)
     load_weights(system.language, folder / "language.safetensors")
     system.language.eval()
     return placed(system)
@@ -221,7 +239,7 @@ def begin_with_painter(system: System) -> None:
 @torch.no_grad()
 def round_weights(model: nn.Module) -> None:
     """Round weights to bf16, as they are kept, so that what is measured is what is kept."""
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in model.state_dict().values():  # no more than what is kept
         if tensor.is_floating_point():
             tensor.copy_(tensor.bfloat16())
 
@@ -239,9 +257,12 @@ def _learn(
     lessons = Lessons(material, system.writer, config.menu(stage), config.seed + stage)
     batches = Ahead(lessons, workers()) if workers() else lessons
     rank = config.lora_rank if stage == 4 else 0
-    adapters = Adapters(model, ADAPTED, heads=("word_head",)) if rank else None
-    if adapters is not None:
-        adapters.add("instructions", rank, seed=config.seed)
+    if isinstance(model, smollm.PretrainedLM):
+        adapters = model.learn(stage, rank, config.seed)
+    else:
+        adapters = Adapters(model, ADAPTED, heads=("word_head",)) if rank else None
+        if adapters is not None:
+            adapters.add("instructions", rank, seed=config.seed)
     held_back = [lessons(-1 - number) for number in range(2)]
 
     def evaluate(model: MultimodalLM) -> float:
@@ -264,6 +285,7 @@ def _learn(
         )
     if adapters is not None:
         fold(adapters)
+    model.requires_grad_(True)
 
 
 def fold(adapters: Adapters) -> None:

@@ -46,12 +46,15 @@ class Words:
         end: What a caption, or a turn of a dialogue, ends with.
         pad: What stands where nothing is.
         size: How many numbers there are, markers included.
+        most: Most words of an answer.
 
     >>> known = words()
     >>> ids = known.encode("a red star")
     >>> len(ids), known.decode(ids), known.decode(known.encode("红色的星形"))
     (3, 'a red star', '红色的星形')
     """
+
+    most = 32
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
