@@ -20,10 +20,9 @@ import itertools
 import json
 
 import pytest
-import torch
-
-transformers = pytest.importorskip("transformers")
 import tokenizers
+import torch
+import transformers
 
 from mmlib.data import scenes
 from mmlib.encoders import pretrained
