@@ -80,8 +80,8 @@ def marks(system: System) -> dict[str, float]:
     return found | {f"draw_{k}": value for k, value in mark_pictures(painted, wanted).items()}
 
 
-def train_and_mark(name: str, config: SystemConfig, start: str = "") -> None:
-    """Train a system and record how long it took and its marks."""
+def train_and_mark(name: str, config: SystemConfig, start: str = "") -> System:
+    """Train a system, and record how long it took and its marks."""
     folder, began = RUNS / f"16_{name}", time.time()
     system = train_system(config, folder, progress=False)
     print(f"{name}: trained in {(time.time() - began) / 60:.1f} minutes", flush=True)
@@ -89,20 +89,25 @@ def train_and_mark(name: str, config: SystemConfig, start: str = "") -> None:
         history = RunFolder(folder / stage, 1).newest()["history"]
         label = f"{name}: minutes of stage {stage[0]} on one core"
         note(f"{start}minutes_{stage[0]}", history["seconds"] / 60, label, 60, unit="min")
-    for mark, value in marks(system).items():
-        note(start + mark, value, f"{name}: {mark.replace('_', ' ')}")
+    found = marks(system)
+    for mark, value in found.items():
+        baseline = found["ask_commonest"] if mark == "ask_all" else None
+        note(start + mark, value, f"{name}: {mark.replace('_', ' ')}", baseline=baseline)
     count = sum(parameter.numel() for parameter in system.language.parameters())
     note(f"{start}parameters", count, f"{name}: numbers of the language model", 0)
     print(f"{name}: {(time.time() - began) / 60:.1f} minutes", flush=True)
+    return system
 
 
 def main() -> None:
     """Train both."""
     torch.set_num_threads(1)
-    train_and_mark("smollm", CONFIG)
+    model = train_and_mark("smollm", CONFIG).language
     every, own = cost(CONFIG), cost(OWN)
-    learned = every.optimizer // 8  # AdamW keeps two numbers of four bytes for each
-    note("learned", learned, "numbers that learn in stage 4", 1000)
+    new = sum(p.numel() for name, p in model.named_parameters() if model.is_new(name))
+    added = every.parameters - cost(dataclasses.replace(CONFIG, lora_rank=0)).parameters
+    note("new", new, "numbers that learn in stage 3", 0)
+    note("learned", new + added, "numbers that learn in stage 4", 0)
     note("work", every.flops / own.flops, "operations of a step, times the own model's", 50)
     drawn = scenes.sample(200, SEED, split="train", objects=(1, 2))
     for language in ("en", "zh"):
