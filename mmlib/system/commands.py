@@ -6,10 +6,12 @@
     python -m mmlib.system evaluate RUN
     python -m mmlib.system chat [RUN]
     python -m mmlib.system serve [RUN]
+    torchrun --nproc-per-node 8 -m mmlib.system train --profile h100 --out RUN --shard
 
 ``train`` takes a profile and then any field of
 :class:`~mmlib.system.profiles.SystemConfig`; started again it goes on. Several processes start with
-``accelerate launch -m mmlib.system train ...`` or ``torchrun -m mmlib.system train ...``.
+``torchrun`` or ``accelerate launch``, one for each GPU; what they train on is told in
+:mod:`mmlib.system.stages`. With ``--shard`` each holds a part of the language model (FSDP).
 ``serve`` is :mod:`mmlib.system.serving`.
 """
 

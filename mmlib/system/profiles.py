@@ -90,6 +90,8 @@ class SystemConfig:
         precision: ``"fp32"``, ``"bf16"`` or ``"auto"``.
         compile: Compile the blocks: :func:`mmlib.system.faster.compiled`.
         recompute: Keep no activations inside of blocks: :func:`mmlib.system.faster.recomputed`.
+        shard: Divide weights, gradients and the optimiser's state among the processes (FSDP):
+            :class:`mmlib.training.sharded.ShardedModel`, in stages 3 and 4.
         evaluate_every: Steps between evaluations.
         checkpoint_every: Steps between checkpoints.
         skip: Steps in a row that may have a loss that is not a number.
@@ -140,6 +142,7 @@ class SystemConfig:
     precision: str = "fp32"
     compile: bool = False
     recompute: bool = False
+    shard: bool = False
     evaluate_every: int = 0
     checkpoint_every: int = 20
     skip: int = 3

@@ -10,6 +10,14 @@
     RUN/*.safetensors    the weights of each part, written when all is done
 
 The same command goes on where it was stopped: a stage that is complete is read and not trained.
+
+Several processes (``torchrun``) train each stage on one global batch a step, and with its
+gradients, but for rounding:
+
+- in stages 1 and 2 on the batch that one process would take: 128 pairs or 64 pictures, of which
+  each of P processes, which must divide them, takes 1/P (:mod:`mmlib.system.together`);
+- in stages 3 and 4 on P times ``accumulate`` batches of ``documents``: what one process takes that
+  accumulates P times as many.
 """
 
 from collections.abc import Callable
@@ -34,9 +42,11 @@ from mmlib.system.photos import Photos
 from mmlib.system.pictures import Pictures
 from mmlib.system.profiles import PROFILES, SystemConfig, read_config, write_config
 from mmlib.system.tasks import Writer
+from mmlib.system.together import autoencoder_loss, own_part, together
 from mmlib.system.words import Words, words
-from mmlib.tokenizer_training import TrainingBatch, object_loss
+from mmlib.tokenizer_training import TrainingBatch
 from mmlib.training import TrainConfig, load_weights, save_weights
+from mmlib.training.accelerator import accelerator
 from mmlib.training.distributed import is_main
 from mmlib.training.durable import fit_durably
 
@@ -91,6 +101,9 @@ def train_system(
 ) -> System:
     """Train all stages, or go on with them.
 
+    With ``config.shard`` the language model is divided among the processes in stages 3 and 4; the
+    models of stages 1 and 2 are small, have weights without an axis, and stay whole.
+
     Args:
         config: What the run is.
         folder: Where it is kept.
@@ -103,6 +116,8 @@ def train_system(
     """
     folder = Path(folder)
     write_config(config, folder)
+    with accelerator("fp32"):
+        pass  # processes know of each other from here on, and of their GPUs
     clip = _clip(config, folder / "1_clip", progress)
     autoencoder = _autoencoder(config, folder / "2_autoencoder", progress)
     system = placed(new_system(config, clip, autoencoder))
@@ -282,6 +297,7 @@ def _learn(
             evaluate=evaluate,
             sample=None if sample is None else lambda _, path: sample(system, path),
             skip=config.skip,
+            shard=config.shard,
         )
     if adapters is not None:
         fold(adapters)
@@ -332,10 +348,14 @@ def _clip(config: SystemConfig, folder: Path, progress: bool) -> CLIP:
     def batch(number: int) -> tuple[Tensor, Tensor]:
         seed = 10_000_019 * (config.seed + 1) + number
         drawn = scenes.sample(128, seed, split="train", objects=(1, 2))
-        return scenes.render(drawn, 32), scene_ids(drawn)
+        return scenes.render(own_part(drawn), 32), own_part(scene_ids(drawn))
+
+    def loss(model: CLIP, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return model.loss(*batch, gather=True)
 
     training = _small(config.clip_steps, 2e-3, config)
-    _fit(model, lambda model, batch: model.loss(*batch), batch, training, folder, progress)
+    with together(model):
+        _fit(model, loss, batch, training, folder, progress, divided=True)
     return model
 
 
@@ -349,15 +369,14 @@ def _autoencoder(config: SystemConfig, folder: Path, progress: bool) -> Discrete
 
     def batch(number: int) -> TrainingBatch:
         seed = 20_000_003 * (config.seed + 1) + number
-        drawn = scenes.sample(64, seed, split="train", objects=(1, 2))
+        drawn = own_part(scenes.sample(64, seed, split="train", objects=(1, 2)))
         return TrainingBatch(scenes.render(drawn, 32), drawn)
 
     training = _small(config.autoencoder_steps, 1e-3, config)
 
     def loss(model: DiscreteVAE, batch: TrainingBatch) -> Tensor:
-        terms = model(batch.pictures)
-        bound = terms.loss / batch.pictures[0].numel()
-        return bound + object_loss(batch, terms.pictures, total=OBJECT_WEIGHT)
+        return autoencoder_loss(model, batch, OBJECT_WEIGHT)
 
-    _fit(model, loss, batch, training, folder, progress)
+    with together(model):
+        _fit(model, loss, batch, training, folder, progress, divided=True)
     return model

@@ -1,5 +1,6 @@
 """Long runs that survive: killed and continued, they end with the weights they would have had."""
 
+import contextlib
 import dataclasses
 import math
 import signal
@@ -8,12 +9,12 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate import Accelerator
+from accelerate.utils import gather_object, send_to_device
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -21,7 +22,8 @@ from mmlib.training import rng
 from mmlib.training.accelerator import accelerator
 from mmlib.training.batches import stream
 from mmlib.training.config import History, TrainConfig
-from mmlib.training.loop import _Run
+from mmlib.training.loop import _Objective, _Run, _seed
+from mmlib.training.optimizer import adamw, learning_rate_at
 from mmlib.training.run_folder import RunFolder, versions
 
 # From a batch to the one that stands in for it: a prime beyond the batches of most runs.
@@ -39,6 +41,8 @@ def fit_durably(
     sample: Callable[[nn.Module, Path], None] | None = None,
     keep: int = 3,
     skip: int = 0,
+    divided: bool = False,
+    shard: bool = False,
 ) -> History:
     """Train as :func:`~mmlib.training.fit` does, in a folder from which the run can be continued.
 
@@ -52,6 +56,17 @@ def fit_durably(
     its sums come in another order, so that its weights agree to rounding, and dropout's random
     numbers differ.
 
+    With ``divided`` all processes take the batch of one number, and each its part of it. A loss
+    that is a mean over equal parts then has the gradient of the whole batch, and a run may go on
+    in any number of processes.
+
+    With ``shard`` each process holds 1/P of the weights, gradients and running means, as
+    :class:`~mmlib.training.sharded.ShardedModel` says; one process alone trains as without. Each
+    batch's gradients are added up over the processes at once, not after ``accumulate`` of them.
+    Checkpoints hold everything whole, so that a run may go on without ``shard``, and the other way
+    round. ``evaluate`` and ``sample`` are called in the main process alone, which holds the whole
+    model that long. When an error or SIGTERM ends the run, the model is left without weights.
+
     Args:
         model: The model; at the end it has the last weights, or with ``keep_best`` the best.
         loss_fn: As for :func:`~mmlib.training.fit`.
@@ -64,12 +79,15 @@ def fit_durably(
         keep: How many of the last checkpoints stay.
         skip: How many steps in a row may have a loss or gradient that is not a number. Such a step
             changes nothing but the count of ``"skipped"`` in the metrics.
+        divided: Whether ``batches`` gives each process its part of a batch.
+        shard: Whether to divide the model among the processes.
 
     Returns:
         The history.
 
     Raises:
-        ValueError: As :func:`~mmlib.training.fit`; or the folder's run had another configuration.
+        ValueError: As :func:`~mmlib.training.fit`; the folder's run had another configuration; or
+            ``shard`` is set, in several processes, for a model with a weight that has no axis.
         FloatingPointError: More than ``skip`` steps in a row were not numbers.
         OSError: A checkpoint could not be written. Those before it are kept.
         SystemExit: SIGTERM came; the state is saved.
@@ -88,8 +106,9 @@ def fit_durably(
     precision = saved["history"]["precision"] if saved else config.precision
     own = accelerator(precision, config.device == "cpu", verbose=config.progress)
     with rng.preserved(), own as prepared, _terminated() as stop:
-        run = _DurableRun(model, loss_fn, config, prepared)
-        run.guard(place, sample, skip, stop)
+        kind = _ShardedRun if shard and prepared.num_processes > 1 else _DurableRun
+        run = kind(model, loss_fn, config, prepared)
+        run.guard(place, sample, skip, stop, divided)
         if saved is not None:
             run.restore(saved)
         if run.main:
@@ -150,9 +169,15 @@ def replace_unreadable(
 
 class _DurableRun(_Run):
     def guard(
-        self, folder: RunFolder, sample: Callable | None, skip: int, stop: threading.Event
+        self,
+        folder: RunFolder,
+        sample: Callable | None,
+        skip: int,
+        stop: threading.Event,
+        divided: bool,
     ) -> None:
         self.folder, self.sample, self.skip, self.stop = folder, sample, skip, stop
+        self.divided = divided
         self.optimizer = _SkipsNonFinite(self.optimizer, self.parameters)
         self.skipped = 0  # in a row
         self.lines: list[dict[str, Any]] = []
@@ -163,8 +188,9 @@ class _DurableRun(_Run):
     def train(self, batches: Any, evaluate: Callable | None, path: Path | None) -> None:
         config, history = self.config, self.history
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
+        own = batches if self.divided else lambda number: batches(number * ranks + rank)
         source = stream(
-            lambda number: batches(number * ranks + rank),
+            own,
             total=config.steps * config.accumulate,
             seed=config.seed,
             start=self.step * config.accumulate,
@@ -192,7 +218,11 @@ class _DurableRun(_Run):
                     self.read()
                 if stop and not end:
                     raise SystemExit(0)
-        if config.keep_best and self.best is not None:
+        self.finish()
+
+    def finish(self) -> None:
+        """Leave the model with the weights that are wanted."""
+        if self.config.keep_best and self.best is not None:
             self.model.load_state_dict(self.best)
 
     def read(self) -> None:
@@ -244,11 +274,12 @@ class _DurableRun(_Run):
         states = [rng.get_state()]
         if self.accelerator.num_processes > 1:
             states = gather_object(states)
+        model, optimizer = self.learned()
         if self.main:
             state = {
                 "step": self.step,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "model": model,
+                "optimizer": optimizer,
                 "rng": states,
                 "best": self.best,
                 "history": dataclasses.asdict(self.history),
@@ -259,23 +290,110 @@ class _DurableRun(_Run):
             write(state, self.step)
         self.accelerator.wait_for_everyone()
 
+    def learned(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Whole states of model and optimiser; all processes call, the main one gets them."""
+        return self.model.state_dict(), self.optimizer.state_dict()
+
+    def learn_on(self, model: dict[str, Any], optimizer: dict[str, Any]) -> None:
+        """Take over the whole states that a run has saved."""
+        self.model.load_state_dict(model)
+        self.optimizer.load_state_dict(optimizer)
+
     def restore(self, saved: dict[str, Any]) -> None:
         processes, were = self.accelerator.num_processes, len(saved["rng"])
         now, then = self.config.comparable(), dict(saved["config"])
-        now["accumulate"] *= processes
-        then["accumulate"] *= were
+        if not self.divided:
+            now["accumulate"] *= processes
+            then["accumulate"] *= were
         changed = [f"{k} was {then.get(k)!r}, is {now[k]!r}" for k in now if now[k] != then.get(k)]
         if changed:
             raise ValueError(
                 f"folder {self.folder.path} is of another run: {', '.join(changed)} "
                 "(accumulate counts all processes)"
             )
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        self.learn_on(saved["model"], saved["optimizer"])
         self.history = History(**saved["history"])
         self.best, self.step, self.skipped = saved["best"], saved["step"], saved["skipped"]
         if self.accelerator.process_index < were:
             rng.set_state(saved["rng"][self.accelerator.process_index])
+
+
+class _ShardedRun(_DurableRun):
+    """A copy of the model, divided, learns; the model itself is whole in the main process at times.
+
+    So evaluations and samples need no other process, however often they call the model.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss_fn: Callable, config: TrainConfig, accelerator: Accelerator
+    ) -> None:
+        from mmlib.training.sharded import ShardedModel  # it takes seconds to load
+
+        _seed(config.seed + accelerator.process_index)
+        bf16 = accelerator.mixed_precision == "bf16"
+        self.model, self.config, self.accelerator = model, config, accelerator
+        self.shards = ShardedModel(model, accelerator.device, bf16)
+        self.shards.copy.train()
+        self.objective = self.shards.root(_Objective(self.shards.copy, loss_fn))
+        optimizer = adamw(self.shards.copy, config.learning_rate, config.weight_decay, config.betas)
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.optimizer = accelerator.prepare(optimizer)
+        self.history = History(precision="bf16" if bf16 else "fp32", device=accelerator.device.type)
+        self.best: dict[str, Tensor] | None = None
+        self.step = 0
+        self.pending: list[Tensor] = []
+        self.read_every = 1 if accelerator.device.type == "cpu" else 20
+
+    def update(self, source: Iterator) -> None:
+        """One step, as the loop's; each gradient here is the process's part of it."""
+        config, accelerator = self.config, self.accelerator
+        rate = learning_rate_at(
+            self.step, config.steps, config.learning_rate, config.warmup, config.final
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        sums = torch.zeros(2, device=accelerator.device)
+        for _ in range(config.accumulate):
+            batch = send_to_device(next(source), accelerator.device)
+            with accelerator.autocast():
+                total, count = self.objective(batch)
+            total.backward()
+            sums += torch.stack([total.detach(), count])
+        sums = accelerator.reduce(sums, "sum")
+        count = torch.where(sums[1] > 0, sums[1], 1.0)
+        factor = accelerator.num_processes / count
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = _total_norm(gradients) * factor
+        if config.clip is not None:
+            factor = factor * (config.clip / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_([gradient.to_local() for gradient in gradients], factor)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.pending.append(torch.stack([sums[0] / count, norm]))
+        self.history.learning_rates.append(rate)
+        self.step += 1
+
+    def evaluate(self, function: Callable) -> None:
+        with self.shards.whole():
+            super().evaluate(lambda model: function(model) if self.main else {})
+
+    def after_evaluation(self) -> None:
+        with contextlib.nullcontext() if self.sample is None else self.shards.whole():
+            super().after_evaluation()
+
+    def finish(self) -> None:
+        self.shards.finish(self.best if self.config.keep_best else None)
+
+    def learned(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        from mmlib.training.sharded import whole_state
+
+        return self.shards.state(), whole_state(self.optimizer.state_dict())
+
+    def learn_on(self, model: dict[str, Any], optimizer: dict[str, Any]) -> None:
+        from mmlib.training.sharded import divided_state
+
+        self.shards.load(model)
+        self.optimizer.load_state_dict(divided_state(optimizer, self.parameters))
 
 
 class _SkipsNonFinite:
@@ -290,11 +408,17 @@ class _SkipsNonFinite:
     def step(self) -> None:
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         # The gradients are those of all processes by now, so that all decide alike.
-        if torch.nn.utils.get_total_norm(gradients).isfinite():
+        if _total_norm(gradients).isfinite():
             self._optimizer.step()
 
 
-@contextmanager
+def _total_norm(gradients: list[Tensor]) -> Tensor:
+    """The norm of all gradients together, of divided ones over all processes."""
+    norm = torch.nn.utils.get_total_norm(gradients)
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+
+@contextlib.contextmanager
 def _terminated() -> Iterator[threading.Event]:
     """An event that SIGTERM sets, instead of ending the program."""
     event = threading.Event()
