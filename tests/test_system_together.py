@@ -15,6 +15,8 @@ upon; what is drawn, the vectors to which codes are moved, the main process draw
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -26,6 +28,7 @@ from mmlib.clip import CLIP
 from mmlib.system import stages, together
 from mmlib.system.profiles import SystemConfig
 from mmlib.training import durable
+from mmlib.training.run_folder import RunFolder
 
 CONFIG = SystemConfig(
     pretraining_steps=4, instruction_steps=4, dim=16, heads=2,
@@ -227,3 +230,20 @@ def test_in_one_process_nothing_is_changed():
     model = nn.Sequential(nn.BatchNorm1d(2))
     with together.together(model):
         assert "forward" not in vars(model[0])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there may be one GPU for two")
+def test_torchrun_starts_processes_that_know_of_each_other(tmp_path):
+    """accelerate takes them for one, each, on a machine without a GPU if it is not told."""
+    left_out = ("ACCELERATE_USE_CPU", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    environment = {key: value for key, value in os.environ.items() if key not in left_out}
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("-m", "mmlib.system", "train", "--out", str(tmp_path), "--no-from-painter", "--shard"),
+        *("--dim", "16", "--heads", "2", "--layers", "1", "--documents", "3", "--pool", "20"),
+        *("--pretraining-steps", "3", "--instruction-steps", "0"),
+    ]
+    subprocess.run(command, env=environment, check=True, timeout=300, capture_output=True)
+    assert len(RunFolder(tmp_path / "3_pretraining").newest()["rng"]) == 2
+    assert [row.shape for row in steps_of(tmp_path / "3_pretraining")] == [(2,)] * 3
+    assert (tmp_path / "language.safetensors").exists()

@@ -116,7 +116,7 @@ def train_system(
     """
     folder = Path(folder)
     write_config(config, folder)
-    with accelerator("fp32"):
+    with accelerator("fp32", cpu=not torch.accelerator.is_available()):
         pass  # processes know of each other from here on, and of their GPUs
     clip = _clip(config, folder / "1_clip", progress)
     autoencoder = _autoencoder(config, folder / "2_autoencoder", progress)

@@ -104,7 +104,9 @@ def fit_durably(
     saved = place.newest()
     modes = [(module, module.training) for module in model.modules()]
     precision = saved["history"]["precision"] if saved else config.precision
-    own = accelerator(precision, config.device == "cpu", verbose=config.progress)
+    # accelerate takes processes on a machine without a GPU for one, unless told that it has none.
+    cpu = config.device == "cpu" or not torch.accelerator.is_available()
+    own = accelerator(precision, cpu, verbose=config.progress)
     with rng.preserved(), own as prepared, _terminated() as stop:
         kind = _ShardedRun if shard and prepared.num_processes > 1 else _DurableRun
         run = kind(model, loss_fn, config, prepared)
