@@ -320,6 +320,12 @@ class _DurableRun(_Run):
             rng.set_state(saved["rng"][self.accelerator.process_index])
 
 
+class _OwnObjective(_Objective):
+    def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
+        total, count = super().forward(batch)
+        return total.clone(), count  # FSDP warns of a view, which could be written to
+
+
 class _ShardedRun(_DurableRun):
     """A copy of the model, divided, learns; the model itself is whole in the main process at times.
 
@@ -336,7 +342,7 @@ class _ShardedRun(_DurableRun):
         self.model, self.config, self.accelerator = model, config, accelerator
         self.shards = ShardedModel(model, accelerator.device, bf16)
         self.shards.copy.train()
-        self.objective = self.shards.root(_Objective(self.shards.copy, loss_fn))
+        self.objective = self.shards.root(_OwnObjective(self.shards.copy, loss_fn))
         optimizer = adamw(self.shards.copy, config.learning_rate, config.weight_decay, config.betas)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.optimizer = accelerator.prepare(optimizer)
