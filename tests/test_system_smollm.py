@@ -230,6 +230,15 @@ def test_gradients_come_from_the_same_document_and_not_from_later_tokens(left):
 
 
 @torch.no_grad()
+def test_one_table_reads_and_writes_words_and_markers():
+    model = small()
+    table = torch.cat([model.word.table.weight, model.word.markers.weight])
+    assert torch.equal(model.word(torch.arange(WORDS)), table)
+    state = torch.randn(3, 32, dtype=torch.float64)
+    torch.testing.assert_close(model.tell(state), state @ table.T)
+
+
+@torch.no_grad()
 def test_the_order_of_regions_matters():
     model = small()
     rows = pad(documents()[:1], 0, shape=SHAPE)
@@ -481,7 +490,7 @@ def test_answers_may_be_longer_in_its_words(tiny, monkeypatch):
 
 
 def test_costs():
-    config = SystemConfig(backbone="smollm2-135m", lora_rank=8)
+    config = SystemConfig(backbone="smollm2-135m", row=256, lora_rank=8)
     found, all_weights = cost(config), cost(dataclasses.replace(config, lora_rank=0))
     new = 1_199_744
     assert all_weights.parameters == 134_515_008 + new
@@ -500,7 +509,11 @@ def test_configurations_that_cannot_be():
         config.__post_init__()
     with pytest.raises(ValueError, match="from_painter must be off with a pretrained backbone"):
         dataclasses.replace(PROFILES["smoke"], backbone="smollm2-135m")
-    config = SystemConfig(backbone="smollm2-135m", dim=3, heads=2)  # not looked at
+    for changes in ({}, {"chinese": 0.0}, {"pretraining_chinese": 0.0}):
+        with pytest.raises(ValueError, match="row must be at least 256 for Chinese"):
+            SystemConfig(backbone="smollm2-135m", **changes)
+    SystemConfig(backbone="smollm2-135m", chinese=0.0, pretraining_chinese=0.0)
+    config = SystemConfig(backbone="smollm2-135m", row=256, dim=3, heads=2)  # not looked at
     assert config.language(9).dim == 576
     for changes in ({"dim": 24}, {"words": 9}):
         sizes = {"words": WORDS, "dim": 32, "heads": 4} | changes
@@ -554,18 +567,20 @@ class TestSmolLM2:
     @torch.no_grad()
     def test_it_is_transformers_model(self, smollm2):
         theirs, known = smollm2
-        config = SystemConfig(backbone="smollm2-135m").language(known.size)
+        config = SystemConfig(backbone="smollm2-135m", row=256).language(known.size)
         ours = smollm.language_model(config, torch.randn(512, 32), known).eval()
         names = ours.word.markers.weight
         assert torch.equal(
             names[Marker.DRAW], ours.word.table.weight[known.encode("draw")].mean(dim=0)
         )
         shape = (16, 256)
-        for rows in (
-            pad(texts(), 0, left=True, shape=shape),
-            pack(texts(), 0, 12, shape=shape),
-        ):
-            compare(ours, theirs, rows)
+        compare(ours, theirs, pad(texts(), 0, shape=shape))
+        compare(ours, theirs, pad(texts(), 0, left=True, shape=shape))
+        # Numbers of its stream are up to 25,600, where fp32 rounds by 0.002: sums over a longer row
+        # come in another order and differ by 7e-4. In fp64 nothing is left of it.
+        exact = copy.deepcopy(ours).double(), copy.deepcopy(theirs).double()
+        compare(*exact, pack(texts(), 0, 12, shape=shape))
+        del exact
         # It goes on as transformers does.
         prompt = [known.begin, *known.encode("The capital of France is")]
         given = torch.tensor([prompt])
@@ -584,4 +599,5 @@ class TestSmolLM2:
             texts = [scenes.caption(scene, language) for scene in drawn]
             return sum(len(of.encode(text)) for text in texts) / len(texts)
 
-        print({lang: (pieces(words(), lang), pieces(known, lang)) for lang in ("en", "zh")})
+        assert pieces(known, "en") < 1.2 * pieces(words(), "en")
+        assert 1.5 < pieces(known, "zh") / pieces(words(), "zh") < 2.5

@@ -51,9 +51,8 @@ class SystemConfig:
             DALL·E (:func:`mmlib.system.stages.begin_with_painter`), whose sizes it must have.
         backbone: ``"own"``, or ``"smollm2-135m"`` for a language model that is pretrained, with its
             own words (:mod:`mmlib.system.smollm`); ``dim``, ``heads`` and ``layers`` are then not
-            looked at, and ``dropout`` is that of what enters the blocks. ``row`` must hold the
-            longest document, which has more pieces in its words: 160 is enough for English, 256
-            for Chinese, too.
+            looked at, and ``dropout`` is that of what enters the blocks. Chinese takes more of its
+            words, and needs a ``row`` of 256.
         dim: Width of the language model.
         heads: Its attention heads.
         layers: Its blocks.
@@ -163,6 +162,12 @@ class SystemConfig:
             raise ValueError(
                 "from_painter must be off with a pretrained backbone, which has blocks of its own: "
                 f"got {self.backbone!r}"
+            )
+        chinese = max(self.chinese, self.pretraining_chinese) > 0
+        if self.backbone != "own" and chinese and self.row < 256:
+            raise ValueError(
+                "row must be at least 256 for Chinese in the words of a pretrained backbone "
+                f"(or chinese and pretraining_chinese 0): got {self.row}"
             )
         if self.from_painter and (self.dim, self.heads, self.layers) != PAINTER:
             raise ValueError(

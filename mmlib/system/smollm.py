@@ -90,8 +90,9 @@ _NAMES = {
 class PretrainedWords(Words):
     """Texts to numbers and back by a tokenizer that was trained elsewhere.
 
-    Any text can be read and written, since its pieces are made of bytes. Of Chinese it knows little
-    more than bytes: a caption that takes 16 of the system's own words takes about 35 of SmolLM2's.
+    Any text can be read and written, since its pieces are made of bytes. SmolLM2's take as many for
+    an English caption of one or two objects as the system's own words, 10.1 in the mean; for a
+    Chinese one 26.7 instead of 17.6, since it knows few characters whole.
 
     Args:
         tokenizer: Of the package ``tokenizers``. Its special tokens are no longer read in texts, so
