@@ -9,6 +9,7 @@ heard. ``PARTS`` names what is done, by default everything that the machine is f
 - ``quarter``: the same at a quarter of the steps, whole and with one thing taken away each.
 - ``smoke``: profile ``smoke``, likewise, with three seeds.
 - ``scaling``: stage 3 alone, in several sizes and lengths.
+- ``divided``: what each of two processes holds, with the model whole and divided (FSDP).
 - ``h100``: on a GPU, its speed and memory beside what was worked out, and profile ``h100`` whole.
 
 Every part goes on where it was stopped. ``JOBS`` systems are trained at a time, one thread each.
@@ -24,6 +25,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from mmlib import results
 from mmlib.painters import tokenizer
@@ -35,15 +37,17 @@ from mmlib.system.marking import marks_of
 from mmlib.system.material import Material
 from mmlib.system.profiles import PROFILES, SystemConfig, cost
 from mmlib.system.samples import write_samples
+from mmlib.system.sequence import Rows
 from mmlib.system.stages import CHECKPOINT, System, new_system, placed, train_system
 from mmlib.training import save_weights
+from mmlib.training.distributed import spawn
 from mmlib.training.optimizer import adamw
 from mmlib.training.run_folder import RunFolder
 
 MINUTES = 55
 RUNS = Path(os.environ.get("RUNS", "runs"))
 GPU = torch.cuda.is_available()
-PARTS = os.environ.get("PARTS", "h100" if GPU else "smoke quarter scaling cpu").split()
+PARTS = os.environ.get("PARTS", "h100" if GPU else "smoke quarter scaling divided cpu").split()
 JOBS = int(os.environ.get("JOBS", "2"))
 COUNT, SEED = 200, 16_001  # scenes to be marked on
 #: What is taken away.
@@ -57,6 +61,8 @@ WITHOUT = {
 WIDTHS, LENGTHS = (32, 64, 128, 256), (125, 250, 500)
 #: A language model as large as one H100 is for, to measure speed and memory.
 LARGE = {"dim": 1024, "heads": 16, "layers": 16, "documents": 512}
+#: A middling one, to be divided among processes.
+DIVIDED = {"dim": 256, "heads": 8, "layers": 6}
 
 
 def note(name: str, value: float, metric: str, tolerance: float = 0.06, **options) -> None:
@@ -193,6 +199,51 @@ def scaling() -> None:
         note(f"scale_{width}_parameters", count, f"parameters of width {width}", 0)
 
 
+# --- divided among processes --------------------------------------------------------------------
+
+
+def held(divide: bool) -> int:
+    """Bytes of weights, gradients and running means in this process after a step."""
+    from mmlib.training.sharded import ShardedModel, held_bytes
+
+    config = dataclasses.replace(PROFILES["smoke"], from_painter=False, **DIVIDED)
+    system = new_system(config, scene_clip(trained=True), tokenizer())
+    material = Material(system.pictures, 20, (1, 2), 1)
+    rows = Lessons(material, system.writer, config.menu(4), 1)(0)
+    model = objective = Loss(system.language)
+    if divide:
+        shards = ShardedModel(model, torch.device("cpu"))
+        model = objective = shards.root(shards.copy)
+    optimizer = adamw(model, 1e-4, 0.0)
+    objective(rows).backward()
+    optimizer.step()
+    parameters = list(model.parameters())
+    state = optimizer.state_dict()["state"]
+    return held_bytes([parameters, [p.grad for p in parameters], state])
+
+
+class Loss(nn.Module):
+    """A language model that gives the mean of its loss."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, rows: Rows) -> Tensor:
+        """The mean over everything that is wanted."""
+        total, count = self.model.loss(rows)
+        return total / count
+
+
+def divided() -> None:
+    """Measure it in two processes."""
+    sys.path.append(str(Path(__file__).parent))  # where they find this file
+    for name, divide in (("whole", False), ("parts", True)):
+        found = spawn(held, 2, divide)
+        label = f"each of two processes holds at most, {name}: weights, gradients, running means"
+        note(f"divided_{name}", max(found) / 2**20, label, 0.5, unit="MiB")
+
+
 # --- on a GPU ----------------------------------------------------------------------------------
 
 
@@ -295,6 +346,7 @@ def main() -> None:
         "smoke": smoke,
         "quarter": quarter,
         "scaling": scaling,
+        "divided": divided,
         "h100": h100,
     }
     unknown = set(PARTS) - set(parts)
