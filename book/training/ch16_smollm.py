@@ -33,13 +33,13 @@ from mmlib.system.stages import System, train_system
 from mmlib.system.words import words
 from mmlib.training.run_folder import RunFolder
 
-MINUTES = 30
+MINUTES = 25
 RUNS = Path(os.environ.get("RUNS", "runs"))
 COUNT, SEED = 60, 16_001  # scenes to be marked on
 CONFIG = SystemConfig(
     backbone="smollm2-135m",
     pretraining_steps=160,
-    instruction_steps=280,
+    instruction_steps=380,
     lora_rank=8,
     documents=16,
     learning_rate=2e-3,
