@@ -234,6 +234,7 @@ def test_profiles(tmp_path):
     assert read_config(tmp_path) == PROFILES["cpu"]
     with pytest.raises(ValueError, match="of another run: .*pool was 30000, is 400"):
         write_config(PROFILES["smoke"], tmp_path)
+    write_config(dataclasses.replace(PROFILES["cpu"], accumulate=7), tmp_path)  # only how
     with pytest.raises(FileNotFoundError, match="there is no run"):
         read_config(tmp_path / "nothing")
     (tmp_path / "system.json").write_text('{"dim": 3}', encoding="utf-8")

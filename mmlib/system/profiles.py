@@ -35,6 +35,9 @@ PAINTER = (128, 4, 4)
 REGION_DIM, IMAGENET_DIM = 256, 1280
 #: What the language model may be.
 BACKBONES = ("own", "smollm2-135m")
+#: How a run is done, and not what: it may go on otherwise. That the batches of a step stay as many
+#: over all processes is seen to by :func:`mmlib.training.durable.fit_durably`.
+_HOW = ("accumulate", "compile", "recompute", "shard")
 
 
 @dataclass(frozen=True)
@@ -355,6 +358,9 @@ def cost(config: SystemConfig, words: int | None = None, filled: float = 0.92) -
 def write_config(config: SystemConfig, folder: Path) -> None:
     """Write what a run is, or make sure that the folder's run is this one.
 
+    A run may go on in another number of processes, with another ``accumulate``, and compiled,
+    recomputed or divided otherwise than before.
+
     Raises:
         ValueError: the folder holds a run with another configuration; with what differs.
     """
@@ -363,7 +369,9 @@ def write_config(config: SystemConfig, folder: Path) -> None:
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
         differ = [
-            f"{k} was {found.get(k)!r}, is {mine[k]!r}" for k in mine if mine[k] != found.get(k)
+            f"{k} was {found.get(k)!r}, is {mine[k]!r}"
+            for k in mine
+            if mine[k] != found.get(k) and k not in _HOW
         ]
         if differ:
             raise ValueError(f"folder {folder} is of another run: {', '.join(differ)}")
