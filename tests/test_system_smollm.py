@@ -489,6 +489,7 @@ def test_answers_may_be_longer_in_its_words(tiny, monkeypatch):
 # --- costs, configurations, words --------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_costs():
     config = SystemConfig(backbone="smollm2-135m", row=256, lora_rank=8)
     found, all_weights = cost(config), cost(dataclasses.replace(config, lora_rank=0))
