@@ -10,4 +10,4 @@ them, so that ``import mmlib`` is quick::
 from mmlib.notebook import require, show
 
 __all__ = ["__version__", "require", "show"]
-__version__ = "0.8.0"
+__version__ = "0.9.0"

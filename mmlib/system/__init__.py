@@ -16,5 +16,6 @@
 - :mod:`~mmlib.system.stages`: the four stages of training;
 - :mod:`~mmlib.system.answers`: what it answers, and which of its drawings is shown;
 - :mod:`~mmlib.system.marking` and :mod:`~mmlib.system.samples`: what it has learned;
+- :mod:`~mmlib.system.board`: how a run goes, for TensorBoard;
 - :mod:`~mmlib.system.commands` and :mod:`~mmlib.system.serving`: the commands, and the service.
 """

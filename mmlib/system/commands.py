@@ -12,6 +12,7 @@
 :class:`~mmlib.system.profiles.SystemConfig`; started again it goes on. Several processes start with
 ``torchrun`` or ``accelerate launch``, one for each GPU; what they train on is told in
 :mod:`mmlib.system.stages`. With ``--shard`` each holds a part of the language model (FSDP).
+``tensorboard --logdir RUN`` shows how a run goes (:mod:`mmlib.system.board`).
 ``serve`` is :mod:`mmlib.system.serving`.
 """
 
@@ -27,6 +28,7 @@ from mmlib.data import scenes
 from mmlib.data.records import RecordError, open_image
 from mmlib.encoders.preprocessing import preprocess
 from mmlib.system.answers import answers
+from mmlib.system.board import board
 from mmlib.system.marking import marks_of
 from mmlib.system.profiles import PROFILES, SystemConfig
 from mmlib.system.samples import save_picture, write_samples
@@ -53,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(0 if asked_for_help else 2)
     command, *rest = given
     if command == "train":
-        train_system(*read_training(rest), sample=write_samples)
+        config, folder = read_training(rest)
+        with board(folder):
+            train_system(config, folder, sample=write_samples)
     elif command == "serve":
         from mmlib.system.serving import main as serve  # it alone needs the web server
 

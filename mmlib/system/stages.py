@@ -7,6 +7,7 @@
     RUN/2_autoencoder/   stage 2, likewise, chapter 09
     RUN/3_pretraining/   stage 3: captions and drawings
     RUN/4_instructions/  stage 4: questions, requests and dialogues
+    RUN/tensorboard/     losses and samples of the stages, for TensorBoard (the command writes it)
     RUN/*.safetensors    the weights of each part, written when all is done
 
 The same command goes on where it was stopped: a stage that is complete is read and not trained.
